@@ -1,0 +1,1 @@
+//! Certificates as data, CSRs, bundles, join tokens, the CA.

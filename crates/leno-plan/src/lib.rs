@@ -1,0 +1,1 @@
+//! What a proxy executes, as data, and how it decides.

@@ -1,0 +1,1 @@
+//! Task scopes, drain, readiness, clock and randomness, backoff, signals.

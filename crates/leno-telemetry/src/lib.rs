@@ -1,0 +1,1 @@
+//! Metrics, histograms, access records, trace context.

@@ -1,0 +1,1 @@
+//! Fakes and faulty peers for tests.
