@@ -1,2 +1,41 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks: `cargo xtask <tidy | codegen [--check] | docs [--check] | skips>`.
+//!
+//! Each task is a module; this file only dispatches.
+
+mod codegen;
+mod docs;
+mod skips;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The root of the checkout that this binary was built from.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["tidy"] => tidy::run(&root(), false),
+        ["tidy", "--update"] => tidy::run(&root(), true),
+        ["codegen"] => codegen::run(false),
+        ["codegen", "--check"] => codegen::run(true),
+        ["docs"] => docs::run(&root(), false),
+        ["docs", "--check"] => docs::run(&root(), true),
+        ["skips", file] => skips::run(&root(), Path::new(file)),
+        _ => {
+            eprintln!("usage: cargo xtask tidy [--update] | codegen [--check] | docs [--check] | skips FILE");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
