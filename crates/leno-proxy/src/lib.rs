@@ -1,1 +1,13 @@
-//! Assembly of the data plane.
+//! Assembly of the data plane: one process that carries a workload's traffic into and out of the mesh.
+//!
+//! *Owns*: the order in which a proxy's parts start and stop ([`assembly`]), the worker threads ([`worker`]), the order of the
+//! stages of a request in each direction ([`outbound`], [`inbound`]), the admin port ([`admin`]) and what a proxy can be told
+//! ([`settings`]).
+//!
+//! *Must not know*: the control plane's crates, the syntax of resources, how codecs and TLS work inside.
+//!
+//! *Start reading at*: [`assembly`] for the life of the process, [`outbound`] for the life of a request.
+
+pub mod settings;
+
+pub use settings::ProxySettings;
