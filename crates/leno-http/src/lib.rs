@@ -1,1 +1,27 @@
-//! HTTP/1, HTTP/2 and the hop.
+//! HTTP/1, HTTP/2 and the hop: bytes to requests and back, never what a request means.
+//!
+//! *Owns*: message heads as bytes ([`head`]), streaming bodies ([`body`]), header hygiene ([`hygiene`]), the HTTP/1 and
+//! HTTP/2 codecs, and the multiplexed hop between members ([`hop`]).
+//!
+//! *Must not know*: routes, policies, services or endpoints; who is called is decided by the caller, who may call by the
+//! handler.
+//!
+//! *Start reading at*: [`head::RequestHead`] and [`body::Body`], then [`hop`].
+//!
+//! Everything here runs on one thread (D8): `Rc` and `Cell`, no locks. Whatever arrives becomes a [`Request`] with a
+//! streaming body and ends as a [`Response`], raw TCP and upgraded connections included.
+
+pub mod body;
+pub mod head;
+pub mod hygiene;
+pub mod raw;
+pub mod refusal;
+
+pub use body::{Body, BodyError, BodyStream, Frame, InterimSink, Request, Response};
+pub use head::{BodyLength, Fields, HeadError, Method, RequestHead, ResponseHead, Version};
+pub use refusal::{Refusal, StreamError};
+
+/// Most header fields of one message (DESIGN section 7).
+pub const MAX_FIELDS: usize = 100;
+/// Most bytes of one message head, decoded (DESIGN section 7).
+pub const MAX_HEAD: usize = 64 * 1024;

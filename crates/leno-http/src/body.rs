@@ -1,0 +1,219 @@
+//! Streaming bodies, and requests and responses made of a head and a body.
+//!
+//! A body is pulled: its source reads no further than what was asked for, which is the back-pressure from one end to the
+//! other. Dropping a body that has not ended tells its source so (a hop stream is reset, a connection closed).
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::fmt;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use leno_model::Reason;
+
+use crate::head::{Fields, RequestHead, ResponseHead};
+use crate::raw::RawBody;
+
+/// Most 1xx answers passed on per request; a server that sends more is cut down, not believed.
+pub const MAX_INTERIM: u8 = 16;
+
+/// A piece of a body.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Frame {
+    /// Bytes; never empty.
+    Data(Bytes),
+    /// Trailers; nothing follows them.
+    Trailers(Fields),
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub struct BodyError {
+    /// The reason, which also says whose fault it is.
+    pub reason: Reason,
+    /// What exactly happened.
+    pub detail: Cow<'static, str>,
+}
+
+impl BodyError {
+    /// An error with a detail for the access log.
+    #[must_use]
+    pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+/// What one poll of a body gives: a frame, an error, or its regular end.
+pub type PollFrame = Poll<Option<Result<Frame, BodyError>>>;
+
+/// A source of frames from outside this crate, e.g. one that counts what passes.
+pub trait BodyStream {
+    /// The next frame; after `None`, an error or trailers it is not called again.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame;
+}
+
+/// The body of a request or response.
+#[derive(Default)]
+pub enum Body {
+    /// No bytes.
+    #[default]
+    Empty,
+    /// All bytes at once.
+    Full(Bytes),
+    /// The bytes of a plain connection until its end: TCP, or what follows an upgrade.
+    Raw(RawBody),
+    /// Another source.
+    Custom(Box<dyn BodyStream>),
+}
+
+impl Body {
+    /// The next frame, the regular end (`None`), or why it broke off. Nothing is read ahead. After the end it stays ended.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
+        let polled = match self {
+            Self::Empty => return Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                return Poll::Ready((!bytes.is_empty()).then_some(Ok(Frame::Data(bytes))));
+            }
+            Self::Raw(raw) => raw.poll_frame(cx),
+            Self::Custom(stream) => stream.poll_frame(cx),
+        };
+        if matches!(polled, Poll::Ready(None | Some(Err(_) | Ok(Frame::Trailers(_))))) {
+            *self = Self::Empty;
+        }
+        polled
+    }
+
+    /// [`Body::poll_frame`] as a future. Cancel-safe: a dropped call loses no frame.
+    pub async fn next(&mut self) -> Option<Result<Frame, BodyError>> {
+        std::future::poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    /// Whether it is known without polling that nothing (more) will come.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Raw(_) | Self::Custom(_) => false,
+        }
+    }
+
+    /// Collects the data of a body that must be small; trailers are dropped. `None` if it exceeds `limit` bytes.
+    pub async fn collect(mut self, limit: usize) -> Result<Option<Bytes>, BodyError> {
+        let mut all = Vec::new();
+        while let Some(frame) = self.next().await {
+            if let Frame::Data(bytes) = frame? {
+                if all.len() + bytes.len() > limit {
+                    return Ok(None);
+                }
+                all.extend_from_slice(&bytes);
+            }
+        }
+        Ok(Some(all.into()))
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "Empty",
+            Self::Full(_) => "Full",
+            Self::Raw(_) => "Raw",
+            Self::Custom(_) => "Custom",
+        })
+    }
+}
+
+/// Takes 1xx answers back to the caller while its request is under way. The first 16 are passed on, later ones dropped.
+#[derive(Clone)]
+pub struct InterimSink {
+    deliver: Rc<dyn Fn(ResponseHead)>,
+    left: Rc<Cell<u8>>,
+}
+
+impl InterimSink {
+    /// A sink that calls `deliver` for each interim head; it must not block.
+    #[must_use]
+    pub fn new(deliver: impl Fn(ResponseHead) + 'static) -> Self {
+        Self { deliver: Rc::new(deliver), left: Rc::new(Cell::new(MAX_INTERIM)) }
+    }
+
+    /// Passes one on; `false` if the caller has had its share.
+    pub fn send(&self, head: ResponseHead) -> bool {
+        let Some(left) = self.left.get().checked_sub(1) else { return false };
+        self.left.set(left);
+        (self.deliver)(head);
+        true
+    }
+}
+
+impl fmt::Debug for InterimSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InterimSink({} left)", self.left.get())
+    }
+}
+
+/// A request: its head, its body, and the way back for 1xx answers.
+#[derive(Debug)]
+pub struct Request {
+    /// The head.
+    pub head: RequestHead,
+    /// The body; for TCP and upgrades, the caller's bytes until it ends its side.
+    pub body: Body,
+    /// Where 1xx answers go; `None` if the caller cannot take any (HTTP/1.0).
+    pub interim: Option<InterimSink>,
+}
+
+impl Request {
+    /// A request that takes no 1xx answers.
+    #[must_use]
+    pub fn new(head: RequestHead, body: Body) -> Self {
+        Self { head, body, interim: None }
+    }
+}
+
+/// A final response.
+#[derive(Debug)]
+pub struct Response {
+    /// The head.
+    pub head: ResponseHead,
+    /// The body; for TCP and upgrades, the server's bytes until it ends its side.
+    pub body: Body,
+}
+
+impl Response {
+    /// A response.
+    #[must_use]
+    pub fn new(head: ResponseHead, body: Body) -> Self {
+        Self { head, body }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    #[test]
+    fn a_full_body_is_given_once() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut body = Body::Full(Bytes::from_static(b"x"));
+        assert!(!body.is_end());
+        assert_eq!(body.poll_frame(&mut cx), Poll::Ready(Some(Ok(Frame::Data(Bytes::from_static(b"x"))))));
+        assert_eq!(body.poll_frame(&mut cx), Poll::Ready(None));
+        assert!(body.is_end() && Body::Full(Bytes::new()).is_end());
+    }
+
+    #[test]
+    fn interim_answers_are_bounded() {
+        let seen = Rc::new(Cell::new(0));
+        let count = Rc::clone(&seen);
+        let sink = InterimSink::new(move |_| count.set(count.get() + 1));
+        let passed = (0..100).filter(|_| sink.clone().send(ResponseHead::new(103))).count();
+        assert_eq!((passed, seen.get()), (16, 16));
+    }
+}

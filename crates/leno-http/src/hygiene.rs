@@ -1,0 +1,106 @@
+//! Header hygiene: what ends at a proxy and what nobody may forge (RFC 9110 section 7.6.1; BAD_INPUTS 5 and 6).
+
+use crate::head::Fields;
+
+/// Fields that concern one connection only and are never passed on. `te` is treated apart, because gRPC needs
+/// `te: trailers` to arrive; framing fields become [`crate::BodyLength`].
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+
+/// Fields that `connection` cannot remove although it names them: a caller could otherwise hide from the application
+/// what a proxy on the way has decided on (RFC 9110 section 7.6.1 forbids such options anyway).
+const NOT_REMOVABLE: [&str; 10] = [
+    "host",
+    "content-length",
+    "authorization",
+    "cookie",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "traceparent",
+    "cache-control",
+];
+
+/// Prefix of the fields that only Leno writes.
+const INTERNAL_PREFIX: &[u8] = b"leno-";
+/// Speaks of the caller's certificate; believed only when a proxy wrote it.
+const CLIENT_CERTIFICATE: &[u8] = b"x-forwarded-client-cert";
+
+/// Removes everything that ends here: the fixed list, the fields named in `connection`, and `te` but for `trailers`.
+pub fn strip_hop_by_hop(fields: &mut Fields) {
+    let named: Vec<Vec<u8>> = fields
+        .list("connection")
+        .filter(|n| !NOT_REMOVABLE.iter().any(|k| n.eq_ignore_ascii_case(k.as_bytes())))
+        .filter(|n| !n.eq_ignore_ascii_case(b"te"))
+        .map(<[u8]>::to_vec)
+        .collect();
+    let takes_trailers = fields.contains("te") && fields.list("te").any(|v| v.eq_ignore_ascii_case(b"trailers"));
+    let plain_trailers = takes_trailers && fields.get_all("te").all(|v| v.eq_ignore_ascii_case(b"trailers"));
+    fields.remove_if(|name, _| {
+        HOP_BY_HOP.iter().any(|k| name.eq_ignore_ascii_case(k.as_bytes()))
+            || (!plain_trailers && name.eq_ignore_ascii_case(b"te"))
+            || named.iter().any(|n| name.eq_ignore_ascii_case(n))
+    });
+    if takes_trailers && !plain_trailers {
+        fields.append("te", b"trailers");
+    }
+}
+
+/// Removes what only proxies may say (`leno-*`, `x-forwarded-client-cert`) from what an application sent.
+pub fn strip_internal(fields: &mut Fields) {
+    fields.remove_if(|name, _| {
+        name.eq_ignore_ascii_case(CLIENT_CERTIFICATE)
+            || (name.len() >= INTERNAL_PREFIX.len()
+                && name[..INTERNAL_PREFIX.len()].eq_ignore_ascii_case(INTERNAL_PREFIX))
+    });
+}
+
+/// Whether a trailer of that name must not be merged or forwarded (RFC 9110 section 6.5.1): framing, routing and the
+/// hop-by-hop fields.
+#[must_use]
+pub fn forbidden_in_trailers(name: &[u8]) -> bool {
+    let listed = |list: &[&str]| list.iter().any(|k| name.eq_ignore_ascii_case(k.as_bytes()));
+    listed(&HOP_BY_HOP)
+        || listed(&["te", "host", "content-length", "trailer", "expect", "authorization", "cookie", "set-cookie"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_remains() {
+        for (given, expected) in [
+            ("a:1\r\nConnection:close\r\n", "a:1\r\n"),
+            ("Connection: X-Secret, keep-alive\r\nX-Secret:1\r\nKeep-Alive:5\r\nb:2\r\n", "b:2\r\n"),
+            ("connection:x-a\r\nConnection:x-b\r\nx-a:1\r\nx-b:1\r\nc:1\r\n", "c:1\r\n"),
+            ("Connection: authorization\r\nAuthorization:x\r\n", "Authorization:x\r\n"),
+            ("te:trailers\r\n", "te:trailers\r\n"),
+            ("te:trailers, deflate\r\n", "te: trailers\r\n"),
+            ("te:gzip\r\nUpgrade:h2c\r\nhttp2-settings:A\r\nproxy-connection:x\r\n", ""),
+            ("leno-reason:x\r\nLeno-Anything:1\r\nX-Forwarded-Client-Cert:y\r\nlen:1\r\n", "len:1\r\n"),
+        ] {
+            let mut fields = Fields::parse(given.to_owned().into()).unwrap();
+            strip_hop_by_hop(&mut fields);
+            strip_internal(&mut fields);
+            let mut out = Vec::new();
+            fields.write_lines(&mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn framing_is_no_trailer() {
+        assert!(forbidden_in_trailers(b"Content-Length") && forbidden_in_trailers(b"transfer-encoding"));
+        assert!(!forbidden_in_trailers(b"grpc-status"));
+    }
+}
