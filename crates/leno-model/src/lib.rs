@@ -4,12 +4,25 @@
 //!
 //! *Must not know*: wire protocols, storage, Kubernetes clients, sockets, time or chance.
 //!
-//! *Start reading at*: [`names`] and [`identity`], then [`reason`].
+//! *Start reading at*: [`names`] and [`identity`], then [`resource`] and [`kind`].
 
+pub mod attach;
+pub mod diagnostic;
 pub mod identity;
+pub mod kind;
+pub mod kinds;
 pub mod names;
+pub mod pattern;
 pub mod reason;
+pub mod resource;
+pub mod time_span;
 
+pub use attach::{Target, targets};
+pub use diagnostic::{Code, Diagnostic, Severity};
 pub use identity::{SpiffeId, TrustDomain};
+pub use kind::{Kind, Writer};
 pub use names::{AppProtocol, Name, NamespacedName};
+pub use pattern::Pattern;
 pub use reason::{Fault, Reason};
+pub use resource::{Metadata, Resource, ResourceRef, Spec, SpecError};
+pub use time_span::TimeSpan;
