@@ -1,13 +1,18 @@
 //! Assembly of the data plane: one process that carries a workload's traffic into and out of the mesh.
 //!
-//! *Owns*: the order in which a proxy's parts start and stop ([`assembly`]), the worker threads ([`worker`]), the order of the
-//! stages of a request in each direction ([`outbound`], [`inbound`]), the admin port ([`admin`]) and what a proxy can be told
+//! *Owns*: the order in which a proxy's parts start and stop (`assembly`), the worker threads (`worker`), the order of the
+//! stages of a request in each direction (`outbound`, `inbound`), the admin port ([`admin`]) and what a proxy can be told
 //! ([`settings`]).
 //!
 //! *Must not know*: the control plane's crates, the syntax of resources, how codecs and TLS work inside.
 //!
-//! *Start reading at*: [`assembly`] for the life of the process, [`outbound`] for the life of a request.
+//! *Start reading at*: [`settings`], then `assembly` for the life of the process and `outbound` for the life of a request.
 
+pub mod admin;
+pub mod authority;
+pub mod exposure;
+mod live;
+mod replay;
 pub mod settings;
 
 pub use settings::ProxySettings;

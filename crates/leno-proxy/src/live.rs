@@ -1,0 +1,229 @@
+//! Everything that is under way on one worker: requests, upgraded connections, TCP streams.
+//!
+//! One table serves three needs without a timer per request: idle exchanges are ended by a scan once a second, exchanges that a
+//! new policy denies are ended when the snapshot changes, and a drain counts what is left.
+//!
+//! ```text
+//!   begun ──▶ under way ──▶ finished (the guard is dropped)
+//!                 │
+//!                 └─ ended by the table (idle, denied, draining): body and waiter give the reason
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use leno_model::Reason;
+use slab::Slab;
+
+/// How long an exchange may live on in a drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A request with an answer: ended at the drain's first deadline.
+    Request,
+    /// TCP or an upgraded connection: ended at the second.
+    Stream,
+}
+
+/// One exchange.
+pub struct Live<J> {
+    class: Cell<Class>,
+    /// Tick of the last byte in either direction.
+    active: Cell<u32>,
+    /// Ticks without a byte after which it is ended; 0 for never.
+    idle: Cell<u32>,
+    ended: Cell<Option<Reason>>,
+    /// The request body, the waiter for the response head and the response body may each wait.
+    wakers: RefCell<[Option<Waker>; 2]>,
+    /// What a new policy judges; `None` for what is never judged again.
+    pub subject: J,
+}
+
+impl<J> Live<J> {
+    /// Ends it for `reason`; the first reason stays.
+    pub fn end(&self, reason: Reason) {
+        if self.ended.get().is_none() {
+            self.ended.set(Some(reason));
+            let wakers = std::mem::take(&mut *self.wakers.borrow_mut());
+            wakers.into_iter().flatten().for_each(Waker::wake);
+        }
+    }
+
+    /// Why it was ended from outside, if it was.
+    #[must_use]
+    pub fn ended(&self) -> Option<Reason> {
+        self.ended.get()
+    }
+
+    /// From now on a stream: an upgrade or CONNECT has been accepted.
+    pub fn set_class(&self, class: Class) {
+        self.class.set(class);
+    }
+
+    /// Seconds without a byte after which it is ended; 0 for never.
+    pub fn set_idle(&self, seconds: u32) {
+        self.idle.set(seconds);
+    }
+
+    /// Notes that bytes have passed.
+    pub fn touch(&self, now: u32) {
+        self.active.set(now);
+    }
+
+    /// Ready with the reason when ended from outside. `side` is 0 for the caller's bytes, 1 for the answer's.
+    pub fn poll_ended(&self, side: usize, cx: &mut Context<'_>) -> Poll<Reason> {
+        if let Some(reason) = self.ended.get() {
+            return Poll::Ready(reason);
+        }
+        let slot = &mut self.wakers.borrow_mut()[side];
+        if !slot.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *slot = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+/// The exchanges of one worker.
+pub struct LiveTable<J> {
+    rows: RefCell<Slab<Rc<Live<J>>>>,
+    tick: Cell<u32>,
+}
+
+impl<J> Default for LiveTable<J> {
+    fn default() -> Self {
+        Self { rows: RefCell::default(), tick: Cell::new(0) }
+    }
+}
+
+impl<J: 'static> LiveTable<J> {
+    /// Enters an exchange; it leaves when the guard is dropped.
+    #[must_use]
+    pub fn begin(self: &Rc<Self>, class: Class, idle: u32, subject: J) -> LiveGuard<J> {
+        let live = Rc::new(Live {
+            class: Cell::new(class),
+            active: Cell::new(self.tick.get()),
+            idle: Cell::new(idle),
+            ended: Cell::new(None),
+            wakers: RefCell::default(),
+            subject,
+        });
+        let key = self.rows.borrow_mut().insert(Rc::clone(&live));
+        LiveGuard { table: Rc::clone(self), live, key }
+    }
+
+    /// A second has passed: ends what was idle for too long.
+    pub fn tick(&self) {
+        let now = self.tick.get().wrapping_add(1);
+        self.tick.set(now);
+        self.each(|live| {
+            let idle = live.idle.get();
+            // One tick more than asked, because the first may have been almost over when the last byte passed.
+            if idle > 0 && now.wrapping_sub(live.active.get()) > idle {
+                live.end(Reason::IdleTimeout);
+            }
+        });
+    }
+
+    /// Seconds since the worker's start.
+    #[must_use]
+    pub fn now(&self) -> u32 {
+        self.tick.get()
+    }
+
+    /// Ends every exchange for which `verdict` gives a reason.
+    pub fn judge(&self, verdict: impl Fn(&J) -> Option<Reason>) {
+        self.each(|live| {
+            if let Some(reason) = verdict(&live.subject) {
+                live.end(reason);
+            }
+        });
+    }
+
+    /// Ends all of a class.
+    pub fn end_class(&self, class: Class, reason: Reason) {
+        self.each(|live| {
+            if live.class.get() == class {
+                live.end(reason);
+            }
+        });
+    }
+
+    /// How many of a class are under way.
+    #[must_use]
+    pub fn count(&self, class: Class) -> usize {
+        self.rows.borrow().iter().filter(|(_, live)| live.class.get() == class).count()
+    }
+
+    /// Runs over a copy: ending an exchange may drop guards, which change the table.
+    fn each(&self, f: impl Fn(&Live<J>)) {
+        let all: Vec<Rc<Live<J>>> = self.rows.borrow().iter().map(|(_, live)| Rc::clone(live)).collect();
+        all.iter().for_each(|live| f(live));
+    }
+}
+
+/// Keeps an exchange in its table.
+pub struct LiveGuard<J: 'static> {
+    table: Rc<LiveTable<J>>,
+    live: Rc<Live<J>>,
+    key: usize,
+}
+
+impl<J> LiveGuard<J> {
+    /// Notes that bytes have passed.
+    pub fn touch(&self) {
+        self.live.touch(self.table.tick.get());
+    }
+
+    /// The exchange, to be held by the body of the other direction.
+    #[must_use]
+    pub fn share(&self) -> Rc<Live<J>> {
+        Rc::clone(&self.live)
+    }
+}
+
+impl<J> std::ops::Deref for LiveGuard<J> {
+    type Target = Live<J>;
+    fn deref(&self) -> &Live<J> {
+        &self.live
+    }
+}
+
+impl<J> Drop for LiveGuard<J> {
+    fn drop(&mut self) {
+        self.table.rows.borrow_mut().remove(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_idle_are_ended() {
+        let table = Rc::new(LiveTable::default());
+        let idle = table.begin(Class::Request, 2, ());
+        let busy = table.begin(Class::Request, 2, ());
+        let patient = table.begin(Class::Stream, 0, ());
+        for _ in 0..3 {
+            table.tick();
+            busy.touch();
+        }
+        assert_eq!(idle.ended(), Some(Reason::IdleTimeout));
+        assert_eq!((busy.ended(), patient.ended()), (None, None));
+        assert_eq!((table.count(Class::Request), table.count(Class::Stream)), (2, 1));
+        drop((idle, busy));
+        assert_eq!(table.count(Class::Request), 0);
+    }
+
+    #[test]
+    fn a_new_policy_ends_whom_it_denies() {
+        let table = Rc::new(LiveTable::default());
+        let (good, bad) = (table.begin(Class::Stream, 0, "good"), table.begin(Class::Stream, 0, "bad"));
+        table.judge(|who| (*who == "bad").then_some(Reason::DeniedByPolicy));
+        bad.end(Reason::Draining);
+        assert_eq!((good.ended(), bad.ended()), (None, Some(Reason::DeniedByPolicy)), "the first reason stays");
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(bad.poll_ended(0, &mut cx), Poll::Ready(Reason::DeniedByPolicy));
+        assert!(good.poll_ended(0, &mut cx).is_pending());
+    }
+}
