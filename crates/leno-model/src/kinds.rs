@@ -19,7 +19,7 @@ pub use endpoint::EndpointSpec;
 pub use external_service::ExternalServiceSpec;
 pub use grpc_route::GrpcRouteSpec;
 pub use http_route::HttpRouteSpec;
-pub use mesh_config::MeshConfigSpec;
+pub use mesh_config::{MeshConfigSpec, MeshConfigStatus};
 pub use reference_grant::ReferenceGrantSpec;
 pub use service::ServiceSpec;
 pub use service_info::ServiceInfoSpec;

@@ -20,6 +20,19 @@ pub struct MeshConfigSpec {
     pub trust_domain: Option<String>,
 }
 
+/// What the control plane adds to `MeshConfig` as proxies are told of it, in `status`: what tells the names and addresses of the
+/// mesh from others (D2), without naming every service.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MeshConfigStatus {
+    /// The trust domain.
+    pub trust_domain: String,
+    /// The namespaces that have services: `NAME.NAMESPACE` is a name of the mesh for these only (D13).
+    pub namespaces: std::collections::BTreeSet<String>,
+    /// The prefixes that virtual addresses are from, e.g. `244.0.0.0/16`.
+    pub prefixes: Vec<String>,
+}
+
 /// Yes or no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -49,6 +49,9 @@ pub struct WorkloadService {
 pub struct WorkloadPort {
     /// The port that the application listens on.
     pub port: u16,
+    /// The port that callers use, if it is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_port: Option<u16>,
     /// The name that a Service's `targetPort` may refer to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
