@@ -27,7 +27,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use crate::authority::{Authority, Host};
+use leno_plan::host::{Host, HostName};
 
 /// Open admin connections. A scraper and an operator need a handful; with the newest served, a flood cannot lock them out.
 pub const MAX_CONNECTIONS: usize = 32;
@@ -135,9 +135,9 @@ fn page(
 }
 
 fn host_is_local(host: &[u8]) -> bool {
-    match Authority::parse(host) {
-        Ok(Authority { host: Host::Address(_), .. }) => true,
-        Ok(Authority { host: Host::Name(name), .. }) => &*name == "localhost",
+    match Host::parse(host) {
+        Ok(Host { name: HostName::Address(_), .. }) => true,
+        Ok(Host { name: HostName::Name(name), .. }) => name == "localhost",
         Err(_) => false,
     }
 }

@@ -9,10 +9,13 @@
 //! *Start reading at*: [`settings`], then `assembly` for the life of the process and `outbound` for the life of a request.
 
 pub mod admin;
-pub mod authority;
 pub mod exposure;
 mod live;
+mod look;
+mod outbound;
+mod process;
 mod replay;
 pub mod settings;
+pub mod snapshot;
 
 pub use settings::ProxySettings;

@@ -34,7 +34,7 @@ pub struct Live<J> {
     idle: Cell<u32>,
     ended: Cell<Option<Reason>>,
     /// The request body, the waiter for the response head and the response body may each wait.
-    wakers: RefCell<[Option<Waker>; 2]>,
+    wakers: RefCell<[Option<Waker>; 3]>,
     /// What a new policy judges; `None` for what is never judged again.
     pub subject: J,
 }
@@ -70,7 +70,7 @@ impl<J> Live<J> {
         self.active.set(now);
     }
 
-    /// Ready with the reason when ended from outside. `side` is 0 for the caller's bytes, 1 for the answer's.
+    /// Ready with the reason when ended from outside. `side` is 0 for who waits for the head, 1 for the answer's body, 2 for the caller's.
     pub fn poll_ended(&self, side: usize, cx: &mut Context<'_>) -> Poll<Reason> {
         if let Some(reason) = self.ended.get() {
             return Poll::Ready(reason);

@@ -1,0 +1,4 @@
+//! From the application into the mesh.
+
+pub mod destination;
+pub mod filters;

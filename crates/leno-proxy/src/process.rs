@@ -1,0 +1,146 @@
+//! What must be true of the process, not of one worker (D8): retry budgets, limits, endpoint health, the connection cap.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use leno_model::NamespacedName;
+use leno_plan::ejection::ServiceHealth;
+use leno_plan::resilience::{Concurrency, RetryBudget};
+
+/// Services with shared state that are kept although nothing uses them. State of a destination that ages out and comes back is
+/// worth little; ten thousand of them are a few MB.
+const MAX_SHARED: usize = 10_000;
+
+/// Shared by all workers.
+#[derive(Debug)]
+pub struct Process {
+    outbound: Mutex<HashMap<(NamespacedName, u16), Arc<SharedPort>>>,
+    inbound: Mutex<HashMap<(NamespacedName, u16), Arc<SharedPort>>>,
+    connections: AtomicUsize,
+    max_connections: usize,
+    /// The proxy's own listeners, which no egress may lead to.
+    pub own_addresses: Vec<SocketAddr>,
+    exposed: AtomicBool,
+}
+
+/// State of one service port over all workers.
+#[derive(Debug, Default)]
+pub struct SharedPort {
+    /// How many retries its requests may cause.
+    pub budget: Arc<RetryBudget>,
+    /// Requests in flight.
+    pub requests: Arc<Concurrency>,
+    /// Connections, or TCP streams.
+    pub connections: Arc<Concurrency>,
+    /// Which endpoints are left alone.
+    pub health: ServiceHealth,
+}
+
+/// A place among the open connections, until dropped.
+#[derive(Debug)]
+pub struct ConnectionPermit(Arc<Process>);
+
+impl Process {
+    /// `max_connections` bounds downstream connections over all ports.
+    #[must_use]
+    pub fn new(max_connections: usize, own_addresses: Vec<SocketAddr>) -> Arc<Self> {
+        Arc::new(Self {
+            outbound: Mutex::default(),
+            inbound: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            max_connections,
+            own_addresses,
+            exposed: AtomicBool::new(false),
+        })
+    }
+
+    /// The shared state of a destination's port. Taken once per worker and change of plan, not per request.
+    #[must_use]
+    pub fn outbound(&self, service: &NamespacedName, port: u16) -> Arc<SharedPort> {
+        shared(&self.outbound, service, port)
+    }
+
+    /// The shared state of a served port.
+    #[must_use]
+    pub fn inbound(&self, service: &NamespacedName, port: u16) -> Arc<SharedPort> {
+        shared(&self.inbound, service, port)
+    }
+
+    /// A place for one more downstream connection; `None` if the cap is reached.
+    #[must_use]
+    pub fn admit(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        let fits = |n: usize| (n < self.max_connections).then_some(n + 1);
+        let taken = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        taken.is_ok().then(|| ConnectionPermit(Arc::clone(self)))
+    }
+
+    /// Open downstream connections.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Whether the application was last seen listening off loopback although that is not allowed.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        self.exposed.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the exposure check saw.
+    pub fn set_exposed(&self, exposed: bool) {
+        self.exposed.store(exposed, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn shared(
+    table: &Mutex<HashMap<(NamespacedName, u16), Arc<SharedPort>>>,
+    service: &NamespacedName,
+    port: u16,
+) -> Arc<SharedPort> {
+    // A panic elsewhere cannot leave the map half changed.
+    let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+    if table.len() >= MAX_SHARED {
+        table.retain(|_, state| Arc::strong_count(state) > 1);
+    }
+    Arc::clone(table.entry((service.clone(), port)).or_default())
+}
+
+/// The connection cap when none is set: three quarters of what the process may open, since one proxied connection may need a
+/// second descriptor and the rest is for files and the control plane.
+#[must_use]
+pub fn connection_cap(set: Option<usize>, descriptor_limit: u64) -> usize {
+    let derived = usize::try_from(descriptor_limit / 4 * 3).unwrap_or(usize::MAX);
+    set.unwrap_or(derived).max(16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_capped_and_given_back() {
+        let process = Process::new(2, Vec::new());
+        let (a, b) = (process.admit(), process.admit());
+        assert!(a.is_some() && b.is_some() && process.admit().is_none());
+        drop(a);
+        assert!(process.admit().is_some());
+        assert_eq!(process.connections(), 1);
+    }
+
+    #[test]
+    fn shared_state_is_one_per_port() {
+        let process = Process::new(1, Vec::new());
+        let service = NamespacedName::new("shop", "web").unwrap();
+        assert!(Arc::ptr_eq(&process.outbound(&service, 80), &process.outbound(&service, 80)));
+        assert!(!Arc::ptr_eq(&process.outbound(&service, 80), &process.outbound(&service, 81)));
+        assert!(!Arc::ptr_eq(&process.outbound(&service, 80), &process.inbound(&service, 80)));
+    }
+}
