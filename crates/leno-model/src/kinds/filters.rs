@@ -42,8 +42,7 @@ pub enum TextMatchType {
     Unknown,
 }
 
-/// A condition on a header or query parameter. If it occurs several times, the values are judged joined by `,`
-/// (headers) or the first one is (query parameters).
+/// A condition on a header or query parameter. If it occurs several times, every value must fit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NamedMatch {

@@ -28,7 +28,7 @@ pub struct HttpRouteSpec {
 /// Requests that one of `matches` fits go through `filters` to `backendRefs`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-leno-unsupported" = ["retry", "sessionPersistence"]))]
+#[schemars(extend("x-leno-unsupported" = ["sessionPersistence"]))]
 pub struct HttpRouteRule {
     /// Shown in logs and metrics.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,9 +48,9 @@ pub struct HttpRouteRule {
     /// Limits on time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<HttpRouteTimeouts>,
-    /// Not acted on; use a TrafficPolicy.
+    /// When a request of this rule is sent again; goes before the TrafficPolicy's `retries`, whose budget holds all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry: Option<serde_json::Value>,
+    pub retry: Option<HttpRouteRetry>,
     /// Not acted on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_persistence: Option<serde_json::Value>,
@@ -292,4 +292,21 @@ pub struct HttpRouteTimeouts {
     /// For one attempt; at most `request`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend_request: Option<TimeSpan>,
+}
+
+/// When a request is sent again. One that cannot have been processed always is, up to `attempts`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRouteRetry {
+    /// Statuses that are tried again too, of idempotent methods only (RFC 9110): somebody did process the request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(range(min = 400, max = 599)))]
+    pub codes: Vec<u16>,
+    /// Attempts after the first; as the TrafficPolicy says if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10))]
+    pub attempts: Option<u32>,
+    /// The pause before the first retry, at most; doubled for each further one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<TimeSpan>,
 }

@@ -49,10 +49,10 @@ pub struct ServicePort {
 }
 
 impl ServicePort {
-    /// The declared protocol; `None` if there is none or it is not one we know (then it is opaque or detected).
+    /// The declared protocol; `None` if there is none, so that it is detected. One that we do not know is opaque bytes.
     #[must_use]
     pub fn declared_protocol(&self) -> Option<AppProtocol> {
-        self.app_protocol.as_deref().and_then(|text| text.parse().ok())
+        self.app_protocol.as_deref().map(|text| text.parse().unwrap_or(AppProtocol::Tcp))
     }
 }
 

@@ -71,13 +71,19 @@ pub struct Timeouts {
     /// From the request's head to the end of the answer, over all attempts; none if absent. A route's own goes before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<TimeSpan>,
-    /// Without a byte in either direction; 5m for HTTP, none for TCP and upgraded streams if absent.
+    /// For one attempt; none if absent. A route's own goes before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<TimeSpan>,
+    /// For an HTTP request or answer in which nothing moves; 5m if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<TimeSpan>,
+    /// For a TCP or upgraded stream in which nothing moves; none if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_idle: Option<TimeSpan>,
 }
 
-/// When a failed request is sent again, to another endpoint where there is one. Only requests that cannot have been processed are:
-/// the connection failed, the stream was refused, or it was reset before processing.
+/// When a failed request is sent again, to another endpoint where there is one. Requests that cannot have been processed are: the
+/// connection failed, the stream was refused, or it was reset before processing. Others only where `statuses` or `grpcStatuses` say.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retries {
@@ -85,6 +91,18 @@ pub struct Retries {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10))]
     pub attempts: Option<u32>,
+    /// HTTP statuses that are tried again too, of idempotent methods only (RFC 9110): somebody did process the request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(range(min = 400, max = 599)))]
+    pub statuses: Vec<u16>,
+    /// gRPC status codes that are tried again too, if no message was delivered. A call does not say whether it may run twice: naming
+    /// a code here says that all the service's may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(range(min = 1, max = 16)))]
+    pub grpc_statuses: Vec<u8>,
+    /// The pause before the first retry, at most; doubled for each further one. 25ms if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<TimeSpan>,
     /// Bounds retries over all requests of one proxy to the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<RetryBudget>,
@@ -108,17 +126,14 @@ pub struct RetryBudget {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// TCP streams and upgraded connections.
+    /// TCP streams; for HTTP, connections to endpoints that are not reached by the hop.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_connections: Option<u32>,
-    /// Requests that have an endpoint and are not answered yet.
+    /// HTTP requests that are not answered completely.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_requests: Option<u32>,
-    /// Requests that wait for one of `maxRequests`; 0 makes them fail at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_pending_requests: Option<u32>,
 }
 
 /// When an endpoint is left out for a time. The last ready endpoint never is.
