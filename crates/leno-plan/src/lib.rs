@@ -22,11 +22,11 @@ pub mod resilience;
 pub mod route;
 
 pub use access::{AccessPlan, AccessRule, CallerMatch, Decision, DefaultAccess, RequestMatch};
-pub use balance::{Algorithm, BalancePolicy};
+pub use balance::{Algorithm, BalancePolicy, Balancer, InFlight};
 pub use destination::{
     CallPolicy, DestinationPlan, DestinationPort, Endpoint, EndpointSet, InboundPlan, InboundPort, Transport,
 };
-pub use ejection::EjectionPolicy;
+pub use ejection::{EjectionPolicy, EndpointHealth, Outcome, ServiceHealth};
 pub use filter::{Filter, HeaderEdit, HeaderEditor, PathModifier, Redirect, Rewrite};
 pub use matching::{HeaderMatch, Literal, Pattern, PatternError, QueryMatch, TextMatch};
 pub use request::{HeaderSource, NoHeaders, RequestView};
