@@ -1,1 +1,12 @@
-//! Listening, connecting, TLS sessions.
+//! Sockets and mutual TLS: everything between a file descriptor and verified bytes.
+//!
+//! *Owns*: listening, connecting, connection caps, and [`tls`], which turns a byte stream into a verified peer identity
+//! (the sole direct user of `rustls`).
+//!
+//! *Must not know*: HTTP, the hop's frames, policies, services.
+//!
+//! *Start reading at*: [`tls`] (the session and who judges a peer), then listening and connecting.
+
+pub mod tls;
+
+pub use tls::{HandshakeInfo, Permitted, TlsContext, TlsError, TlsIdentity, TlsSession};
