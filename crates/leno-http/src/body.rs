@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use leno_model::Reason;
 
+use crate::h1::{IncomingBody, LeasedBody};
 use crate::head::{Fields, RequestHead, ResponseHead};
 use crate::raw::RawBody;
 
@@ -64,6 +65,10 @@ pub enum Body {
     Full(Bytes),
     /// The bytes of a plain connection until its end: TCP, or what follows an upgrade.
     Raw(RawBody),
+    /// A request body from an HTTP/1 connection.
+    H1(IncomingBody),
+    /// A response body with the HTTP/1 connection it comes from.
+    H1Leased(Box<LeasedBody>),
     /// Another source.
     Custom(Box<dyn BodyStream>),
 }
@@ -79,6 +84,8 @@ impl Body {
                 return Poll::Ready((!bytes.is_empty()).then_some(Ok(Frame::Data(bytes))));
             }
             Self::Raw(raw) => raw.poll_frame(cx),
+            Self::H1(body) => body.poll_frame(cx),
+            Self::H1Leased(body) => body.poll_frame(cx),
             Self::Custom(stream) => stream.poll_frame(cx),
         };
         if matches!(polled, Poll::Ready(None | Some(Err(_) | Ok(Frame::Trailers(_))))) {
@@ -98,6 +105,8 @@ impl Body {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
+            Self::H1(body) => body.is_end(),
+            Self::H1Leased(body) => body.is_end(),
             Self::Raw(_) | Self::Custom(_) => false,
         }
     }
@@ -123,6 +132,7 @@ impl fmt::Debug for Body {
             Self::Empty => "Empty",
             Self::Full(_) => "Full",
             Self::Raw(_) => "Raw",
+            Self::H1(_) | Self::H1Leased(_) => "H1",
             Self::Custom(_) => "Custom",
         })
     }

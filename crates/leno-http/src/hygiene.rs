@@ -35,6 +35,12 @@ const INTERNAL_PREFIX: &[u8] = b"leno-";
 /// Speaks of the caller's certificate; believed only when a proxy wrote it.
 const CLIENT_CERTIFICATE: &[u8] = b"x-forwarded-client-cert";
 
+/// Whether a field of that name always ends here (the fixed list; `te` and what `connection` names come on top).
+#[must_use]
+pub fn is_hop_by_hop(name: &[u8]) -> bool {
+    HOP_BY_HOP.iter().any(|k| name.eq_ignore_ascii_case(k.as_bytes()))
+}
+
 /// Removes everything that ends here: the fixed list, the fields named in `connection`, and `te` but for `trailers`.
 pub fn strip_hop_by_hop(fields: &mut Fields) {
     let named: Vec<Vec<u8>> = fields
@@ -46,7 +52,7 @@ pub fn strip_hop_by_hop(fields: &mut Fields) {
     let takes_trailers = fields.contains("te") && fields.list("te").any(|v| v.eq_ignore_ascii_case(b"trailers"));
     let plain_trailers = takes_trailers && fields.get_all("te").all(|v| v.eq_ignore_ascii_case(b"trailers"));
     fields.remove_if(|name, _| {
-        HOP_BY_HOP.iter().any(|k| name.eq_ignore_ascii_case(k.as_bytes()))
+        is_hop_by_hop(name)
             || (!plain_trailers && name.eq_ignore_ascii_case(b"te"))
             || named.iter().any(|n| name.eq_ignore_ascii_case(n))
     });

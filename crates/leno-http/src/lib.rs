@@ -11,15 +11,19 @@
 //! Everything here runs on one thread (D8): `Rc` and `Cell`, no locks. Whatever arrives becomes a [`Request`] with a
 //! streaming body and ends as a [`Response`], raw TCP and upgraded connections included.
 
+pub mod authority;
 pub mod body;
+pub mod h1;
 pub mod head;
 pub mod hygiene;
 pub mod raw;
 pub mod refusal;
+pub mod serve;
 
 pub use body::{Body, BodyError, BodyStream, Frame, InterimSink, Request, Response};
 pub use head::{BodyLength, Fields, HeadError, Method, RequestHead, ResponseHead, Version};
 pub use refusal::{Refusal, StreamError};
+pub use serve::{DrainSignal, DrainWatch, ServerEvents, ServerSettings};
 
 /// Most header fields of one message (DESIGN section 7).
 pub const MAX_FIELDS: usize = 100;

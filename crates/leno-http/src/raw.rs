@@ -50,7 +50,7 @@ impl RawBody {
         }
         loop {
             let read = ready!(self.io.poll_read_ready(cx)).and_then(|()| {
-                with_scratch(|buffer| self.io.try_read(buffer).map(|n| Bytes::copy_from_slice(&buffer[..n])))
+                with_scratch(|buffer| read_some(&self.io, buffer).map(|n| Bytes::copy_from_slice(&buffer[..n])))
             });
             return Poll::Ready(match read {
                 Ok(bytes) if bytes.is_empty() => None,
@@ -60,6 +60,20 @@ impl RawBody {
             });
         }
     }
+}
+
+/// Reads once. A read that does not fill the buffer has emptied the socket, so it also clears readiness: the next poll waits
+/// for the kernel's event instead of asking with a call that is known to find nothing.
+pub(crate) fn read_some(io: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut short = None;
+    let read = io.try_io(tokio::io::Interest::READABLE, || match io.try_read(buffer) {
+        Ok(length) if length > 0 && length < buffer.len() => {
+            short = Some(length);
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        other => other,
+    });
+    short.map_or(read, Ok)
 }
 
 /// Why [`write_out`] stopped before the body's end.

@@ -1,0 +1,18 @@
+//! HTTP/1.0 and HTTP/1.1 by our own codec (D9): strict heads that stay bytes, streaming bodies, no buffer while idle.
+//!
+//! *Start reading at*: [`parse`] (what is refused before anything is interpreted), [`request`], then [`serve`] and [`Client`].
+
+pub mod chunked;
+mod client;
+pub mod parse;
+mod pool;
+pub mod request;
+pub mod response;
+mod send;
+mod server;
+mod source;
+
+pub(crate) use client::connect;
+pub use client::{Client, ClientSettings, LeasedBody};
+pub use server::serve;
+pub use source::IncomingBody;

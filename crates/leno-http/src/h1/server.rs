@@ -1,0 +1,539 @@
+//! The server side of HTTP/1: one connection, one exchange after the other.
+//!
+//! ```text
+//!  ┌──► Idle ──bytes──► Head ──whole──► Handler ──response──► Answer ──► body read? ──yes──┐
+//!  │     │ silence       │ slow: 408      │ client gone         │ client gone    │ no       │
+//!  │     ▼               │ bad: 400, 431  ▼                     ▼                ▼          │
+//!  │   close             ▼              drop handler        drop body       read a little   │
+//!  │                  answer, close                                         on, or close    │
+//!  └────────────────────────────────────────────────────────────────────────────────────────┘
+//!                                       └──101 or CONNECT 2xx──► Tunnel ──both ended──► close
+//! ```
+//!
+//! Pipelined requests wait in the socket and in at most one read; answers keep the order of their requests because only one
+//! request is worked on at a time.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::net::Shutdown;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use leno_model::Reason;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use super::parse::ParseError;
+use super::request::{self, ParsedRequest};
+use super::send::{SendError, Writer};
+use super::source::{Framing, HeadEnd, Source};
+use crate::body::{Body, InterimSink, Request, Response};
+use crate::head::{BodyLength, Method, ResponseHead, Version};
+use crate::raw::{end_sending, reset, with_scratch};
+use crate::refusal::Refusal;
+use crate::serve::{DrainWatch, ServerSettings};
+
+/// Bytes read and thrown away so that a connection can be kept, or its last answer arrive, after a body that nobody wanted.
+const MAX_DRAINED: usize = 256 * 1024;
+/// How long that may take. A client on the other side of the world sends 256 KB in about this time.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// The rule that bytes behind an upgrade or CONNECT break: whether they are HTTP or not depends on an answer that is still to come.
+const EARLY: &str = "bytes sent before the switch of protocols was agreed to";
+
+/// Serves one connection until it ends; `handler` is called for each request, one at a time.
+///
+/// A handler whose client goes away is dropped. Dropping this future cuts the connection off.
+pub async fn serve<H, F>(io: TcpStream, settings: Rc<ServerSettings>, handler: H, drain: DrainWatch)
+where
+    H: Fn(Request) -> F,
+    F: Future<Output = Result<Response, Refusal>>,
+{
+    // Small answers must not wait for the acknowledgement of earlier ones.
+    let _ = io.set_nodelay(true);
+    let io = Rc::new(io);
+    let mut connection = Connection {
+        source: Source::new(Rc::clone(&io), Reason::DownstreamReset),
+        io,
+        settings,
+        drain,
+        eof: Cell::new(false),
+        progress: Rc::new(Cell::new(0)),
+        timer: None,
+    };
+    loop {
+        let after = match connection.next_request().await {
+            Ok(Some(parsed)) => connection.exchange(parsed, &handler).await,
+            Ok(None) => return,
+            Err(refusal) => {
+                connection.settings.tell_refused(&refusal);
+                connection.refuse(refusal).await
+            }
+        };
+        match after {
+            After::Keep => {}
+            After::Close => return,
+            After::Linger => return connection.linger().await,
+            After::Reset => {
+                let _ = reset(&connection.io);
+                return;
+            }
+        }
+    }
+}
+
+/// What becomes of the connection after an exchange.
+enum After {
+    Keep,
+    /// Both sides are through.
+    Close,
+    /// The client may still be sending: closing at once would reset the connection and could destroy the answer on its way.
+    Linger,
+    /// What was sent is not whole, and the client must see that.
+    Reset,
+}
+
+/// Why an exchange is ended before its answer is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// The client is gone.
+    Gone,
+    /// Bytes came behind an upgrade or CONNECT before it was agreed to.
+    Early,
+}
+
+struct Connection {
+    io: Rc<TcpStream>,
+    source: Rc<Source>,
+    settings: Rc<ServerSettings>,
+    drain: DrainWatch,
+    /// The client has ended its side.
+    eof: Cell<bool>,
+    progress: Rc<Cell<u32>>,
+    /// Made when first waited for, then used again.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Connection {
+    /// Waits for the next request. `None` ends the connection without a word.
+    async fn next_request(&mut self) -> Result<Option<ParsedRequest>, Refusal> {
+        if self.drain.is_draining() && !self.source.has_ahead() || self.eof.get() && !self.source.has_ahead() {
+            return Ok(None);
+        }
+        let started = Cell::new(self.source.has_ahead());
+        let source = Rc::clone(&self.source);
+        let mut head = pin!(source.head(&started));
+        // The usual case: the bytes are there, no timer is touched.
+        let first = poll_fn(|cx| Poll::Ready(head.as_mut().poll(cx))).await;
+        let result = match first {
+            Poll::Ready(result) => result,
+            Poll::Pending => {
+                let idle = !started.get();
+                let limit = if idle { self.settings.idle_timeout } else { self.settings.head_timeout };
+                let mut timer = self.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep(limit)));
+                timer.as_mut().reset(Instant::now() + limit);
+                let result = self.wait_for_head(head, &started, timer.as_mut()).await;
+                self.timer = Some(timer);
+                match result {
+                    Some(result) => result,
+                    None => return Ok(None),
+                }
+            }
+        };
+        match result {
+            Ok(block) => match request::parse(&block) {
+                Ok(parsed) => Ok(Some(parsed)),
+                Err(error) => Err(refusal_of(error)),
+            },
+            Err(HeadEnd::Eof(false) | HeadEnd::Io(_)) => Ok(None),
+            Err(HeadEnd::Eof(true)) => {
+                Err(Refusal::new(Reason::MalformedRequest, "the connection ended inside the head"))
+            }
+            Err(HeadEnd::Invalid(error)) => Err(refusal_of(error)),
+        }
+    }
+
+    /// Waits with the idle timeout until the first byte, then with the head timeout. `None`: close silently.
+    async fn wait_for_head<T>(
+        &mut self,
+        mut head: Pin<&mut impl Future<Output = Result<T, HeadEnd>>>,
+        started: &Cell<bool>,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Option<Result<T, HeadEnd>> {
+        let mut is_late = started.get();
+        loop {
+            tokio::select! { biased;
+                result = poll_fn(|cx| match head.as_mut().poll(cx) {
+                    Poll::Ready(result) => Poll::Ready(Some(result)),
+                    Poll::Pending if started.get() && !is_late => Poll::Ready(None),
+                    Poll::Pending => Poll::Pending,
+                }) => match result {
+                    Some(result) => return Some(result),
+                    None => {
+                        is_late = true;
+                        timer.as_mut().reset(Instant::now() + self.settings.head_timeout);
+                    }
+                },
+                () = self.drain.draining(), if !started.get() => return None,
+                () = timer.as_mut() => {
+                    if !started.get() {
+                        return None;
+                    }
+                    let refusal = Refusal::new(Reason::HeadTimeout, "the request head did not arrive in time");
+                    self.settings.tell_refused(&refusal);
+                    self.refuse(refusal).await;
+                    return None;
+                }
+            }
+        }
+    }
+
+    async fn exchange<H, F>(&mut self, parsed: ParsedRequest, handler: &H) -> After
+    where
+        H: Fn(Request) -> F,
+        F: Future<Output = Result<Response, Refusal>>,
+    {
+        let asked = Asked {
+            version: parsed.head.version,
+            is_head: parsed.head.method == Method::Head,
+            is_connect: parsed.head.method == Method::Connect,
+            is_upgrade: parsed.head.upgrade.is_some(),
+            is_grpc: parsed.head.is_grpc(),
+            keep_alive: parsed.keep_alive,
+        };
+        let framing = match parsed.head.length {
+            _ if asked.switches() => Framing::Gated,
+            BodyLength::Unknown => Framing::Chunked(Box::default()),
+            BodyLength::Exact(length) if length > 0 => Framing::Length(length),
+            BodyLength::Exact(_) | BodyLength::None => Framing::Done,
+        };
+        if asked.switches() && self.source.has_ahead() {
+            let refusal = Refusal::new(Reason::MalformedRequest, EARLY);
+            self.settings.tell_refused(&refusal);
+            return self.refuse(refusal).await;
+        }
+        let outbox = Rc::new(Outbox::default());
+        let has_body = !matches!(framing, Framing::Done);
+        let body = self.source.begin(framing);
+        if parsed.head.expect_continue {
+            let outbox = Rc::clone(&outbox);
+            self.source.when_wanted(move || outbox.push(ResponseHead::new(100)));
+        }
+        let interim = (asked.version == Version::Http11).then(|| {
+            let outbox = Rc::clone(&outbox);
+            InterimSink::new(move |head| outbox.push(head))
+        });
+        let body = if has_body { Body::H1(body) } else { Body::Empty };
+        match self.handle(handler(Request { head: parsed.head, body, interim }), &outbox).await {
+            Ok(Ok(response)) => self.answer(asked, response).await,
+            Ok(Err(refusal)) => self.answer(asked, refusal.into_response(asked.is_grpc)).await,
+            Err(Cut::Early) => self.refuse(Refusal::new(Reason::MalformedRequest, EARLY)).await,
+            Err(Cut::Gone) => After::Reset,
+        }
+    }
+
+    /// Waits for the handler, passes interim responses on, and watches the client meanwhile.
+    async fn handle<F>(&self, handler: F, outbox: &Outbox) -> Result<Result<Response, Refusal>, Cut>
+    where
+        F: Future<Output = Result<Response, Refusal>>,
+    {
+        let mut handler = pin!(handler);
+        let mut gone = pin!(self.client_gone());
+        loop {
+            let step = poll_fn(|cx| {
+                let polled = handler.as_mut().poll(cx);
+                // Interim responses come before the final one, also when both were ready at once.
+                if let Poll::Ready(head) = outbox.poll(cx) {
+                    return match polled {
+                        Poll::Ready(result) => Poll::Ready(Step::Both(head, result)),
+                        Poll::Pending => Poll::Ready(Step::Interim(head)),
+                    };
+                }
+                match polled {
+                    Poll::Ready(result) => Poll::Ready(Step::Done(result)),
+                    Poll::Pending => gone.as_mut().poll(cx).map(Step::Cut),
+                }
+            })
+            .await;
+            match step {
+                Step::Done(result) => return Ok(result),
+                Step::Cut(cut) => {
+                    let early = cut == Cut::Early;
+                    self.settings.tell_cut(if early { Reason::MalformedRequest } else { Reason::DownstreamReset });
+                    return Err(cut);
+                }
+                Step::Interim(head) => self.interim(&head).await?,
+                Step::Both(head, result) => {
+                    self.interim(&head).await?;
+                    while let Some(head) = outbox.take() {
+                        self.interim(&head).await?;
+                    }
+                    return Ok(result);
+                }
+            }
+        }
+    }
+
+    async fn interim(&self, head: &ResponseHead) -> Result<(), Cut> {
+        let mut writer = Writer::new(&self.io, &self.progress, Some(self.settings.write_timeout));
+        writer.interim(head);
+        writer.flush().await.map_err(|_| Cut::Gone)
+    }
+
+    async fn answer(&mut self, asked: Asked, response: Response) -> After {
+        let Response { head, mut body } = response;
+        let is_switch = head.status == 101 || (asked.is_connect && (200..300).contains(&head.status));
+        if is_switch && !asked.accepts(head.status) {
+            let refusal = Refusal::new(Reason::UpstreamProtocolError, "101 without an upgrade in the request");
+            self.settings.tell_cut(refusal.reason);
+            return self.refuse(refusal).await;
+        }
+        // The writer borrows the socket for as long as the body takes, the watchers need `self`.
+        let (io, progress) = (Rc::clone(&self.io), Rc::clone(&self.progress));
+        let stall = (!is_switch).then_some(self.settings.write_timeout);
+        let mut writer = Writer::new(&io, &progress, stall);
+        let mut keep_alive = false;
+        if is_switch {
+            writer.switch(&head);
+            self.source.open_gate();
+        } else {
+            let wanted = asked.keep_alive && !asked.switches() && !self.drain.is_draining();
+            keep_alive = writer.response(&head, asked.version, asked.is_head, body.is_end(), wanted);
+        }
+        drop(head);
+        let gone = async {
+            // In a tunnel each direction ends on its own; silence after the client's end is the application's business.
+            if is_switch {
+                self.reset_by_client().await
+            } else {
+                let _ = self.client_gone().await;
+            }
+        };
+        let result = tokio::select! { biased;
+            result = writer.send(&mut body) => result.map_err(Stop::Send),
+            () = gone => Err(Stop::Gone),
+        };
+        let sent = writer.sent;
+        drop(writer);
+        match result {
+            Ok(()) if is_switch => {
+                drop(body);
+                self.end_tunnel().await
+            }
+            Ok(()) => {
+                drop(body);
+                self.after_answer(keep_alive).await
+            }
+            // Nothing of the answer is out yet: the truth can still be told.
+            Err(Stop::Send(SendError::Body(error))) if sent == 0 && !is_switch => {
+                let refusal = Refusal::from(crate::refusal::StreamError::in_flight(error.reason, error.detail));
+                drop(body);
+                self.refuse(refusal).await
+            }
+            Err(Stop::Send(SendError::Body(_) | SendError::Length)) => After::Reset,
+            Err(Stop::Send(SendError::Io(_)) | Stop::Gone) => {
+                self.settings.tell_cut(Reason::DownstreamReset);
+                After::Reset
+            }
+        }
+    }
+
+    /// After a whole answer: the next request begins where this one's body ends.
+    async fn after_answer(&mut self, keep_alive: bool) -> After {
+        if self.source.is_done() {
+            return match keep_alive {
+                true => After::Keep,
+                false if self.source.has_ahead() => After::Linger,
+                false => After::Close,
+            };
+        }
+        if !keep_alive || self.source.is_gated() {
+            return After::Linger;
+        }
+        // Early answer: whoever still reads the body has no use for it.
+        self.source.cut_off();
+        let source = Rc::clone(&self.source);
+        let drained = tokio::time::timeout(DRAIN_TIME, async move {
+            let mut left = MAX_DRAINED;
+            loop {
+                match poll_fn(|cx| source.poll_frame(cx)).await {
+                    None => return true,
+                    Some(Ok(crate::body::Frame::Data(data))) if data.len() <= left => left -= data.len(),
+                    Some(Ok(crate::body::Frame::Trailers(_))) => return true,
+                    Some(_) => return false,
+                }
+                if source.is_done() {
+                    return true;
+                }
+            }
+        })
+        .await;
+        if drained == Ok(true) { After::Keep } else { After::Linger }
+    }
+
+    /// The server's side of the tunnel is through; the client's may go on for as long as somebody takes its bytes.
+    async fn end_tunnel(&self) -> After {
+        if end_sending(&self.io).is_ok() {
+            self.source.body_over().await;
+        }
+        After::Close
+    }
+
+    /// Answers with a refusal and ends the connection.
+    async fn refuse(&self, refusal: Refusal) -> After {
+        let mut response = refusal.into_response(false);
+        let mut writer = Writer::new(&self.io, &self.progress, Some(DRAIN_TIME));
+        writer.response(&response.head, Version::Http11, false, false, false);
+        if writer.send(&mut response.body).await.is_ok() { After::Linger } else { After::Reset }
+    }
+
+    /// Ends the sending side and reads on for a while (RFC 9112 section 9.6).
+    async fn linger(&self) {
+        self.source.cut_off();
+        self.source.clear_ahead();
+        if socket2::SockRef::from(&*self.io).shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let read = async {
+            let mut left = MAX_DRAINED;
+            while self.io.readable().await.is_ok() {
+                match with_scratch(|scratch| self.io.try_read(scratch)) {
+                    Ok(0) => return,
+                    Ok(length) if length <= left => left -= length,
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Ok(_) | Err(_) => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN_TIME, read).await;
+    }
+
+    /// Ends when the client is known to be gone, or has sent what it must not.
+    async fn client_gone(&self) -> Cut {
+        // While somebody reads the body, the end of the connection shows there; only a reset is watched for here.
+        if !self.source.is_done() && !self.source.is_gated() {
+            tokio::select! { biased;
+                () = self.reset_by_client() => return Cut::Gone,
+                () = self.source.body_over() => {}
+            }
+            if !self.source.is_done() {
+                self.reset_by_client().await;
+                return Cut::Gone;
+            }
+        }
+        while !self.eof.get() && !self.source.has_ahead() {
+            match poll_fn(|cx| self.source.poll_ahead(cx)).await {
+                Err(_) => return Cut::Gone,
+                Ok(0) => self.eof.set(true),
+                Ok(_) if self.source.is_gated() => return Cut::Early,
+                Ok(_) => {}
+            }
+        }
+        if self.eof.get() {
+            tokio::select! { biased;
+                () = self.reset_by_client() => {}
+                () = self.no_progress(self.settings.half_close_grace) => {}
+            }
+        } else {
+            self.reset_by_client().await;
+        }
+        Cut::Gone
+    }
+
+    async fn reset_by_client(&self) {
+        let _ = self.io.ready(Interest::ERROR).await;
+    }
+
+    /// Ends once nothing has been sent for `limit`, give or take as much again: one timer, however many bytes pass.
+    async fn no_progress(&self, limit: Duration) {
+        loop {
+            let before = self.progress.get();
+            tokio::time::sleep(limit).await;
+            if self.progress.get() == before {
+                return;
+            }
+        }
+    }
+}
+
+enum Step {
+    Done(Result<Response, Refusal>),
+    Interim(ResponseHead),
+    Both(ResponseHead, Result<Response, Refusal>),
+    Cut(Cut),
+}
+
+enum Stop {
+    Send(SendError),
+    Gone,
+}
+
+/// What the answer depends on, kept when the request is given away.
+#[derive(Clone, Copy)]
+struct Asked {
+    version: Version,
+    is_head: bool,
+    is_connect: bool,
+    is_upgrade: bool,
+    is_grpc: bool,
+    keep_alive: bool,
+}
+
+impl Asked {
+    fn switches(&self) -> bool {
+        self.is_upgrade || self.is_connect
+    }
+
+    fn accepts(&self, status: u16) -> bool {
+        if status == 101 { self.is_upgrade } else { self.is_connect }
+    }
+}
+
+/// Interim responses on their way to the client; [`InterimSink`] bounds their number.
+#[derive(Default)]
+struct Outbox {
+    queue: RefCell<VecDeque<ResponseHead>>,
+    waker: RefCell<Option<Waker>>,
+    continued: Cell<bool>,
+}
+
+impl Outbox {
+    fn push(&self, head: ResponseHead) {
+        // One 100 is enough: it may have been sent because the body was asked for before the application's own came.
+        if head.status == 100 && self.continued.replace(true) {
+            return;
+        }
+        self.queue.borrow_mut().push_back(head);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn take(&self) -> Option<ResponseHead> {
+        self.queue.borrow_mut().pop_front()
+    }
+
+    fn poll(&self, cx: &mut std::task::Context<'_>) -> Poll<ResponseHead> {
+        match self.take() {
+            Some(head) => Poll::Ready(head),
+            None => {
+                self.waker.replace(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn refusal_of(error: ParseError) -> Refusal {
+    match error {
+        ParseError::Malformed(rule) => Refusal {
+            status: (rule == "unknown expectation").then_some(417),
+            ..Refusal::new(Reason::MalformedRequest, rule)
+        },
+        ParseError::TooLarge(rule) => Refusal::new(Reason::HeadTooLarge, rule),
+    }
+}
