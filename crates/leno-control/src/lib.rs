@@ -1,1 +1,13 @@
-//! Assembly of the control plane.
+//! The control plane: resources in, collections out, a registry of what runs, and the authority that says who is who.
+//!
+//! *Owns*: the assembly of the control plane and everything that decides in it: validation on write, registration, virtual
+//! addresses, tokens, issuance, revocation, rotation, audit, the REST API, the discovery service.
+//!
+//! *Must not know*: any crate of the data plane.
+//!
+//! *Start reading at*: [`world`], the read view, then [`registry`].
+
+pub mod records;
+pub mod world;
+
+pub use world::{Change, Observer, World};
