@@ -129,15 +129,6 @@ pub async fn redeem(
     Ok(client.redeem(request).await.map_err(refused)?.into_inner())
 }
 
-/// Renews a leaf that has expired.
-pub async fn renew_expired(
-    connector: &Connector,
-    request: proto::RenewExpiredRequest,
-) -> Result<proto::RedeemResponse, ClientError> {
-    let mut client = EnrollmentClient::new(channel(connector).await?);
-    Ok(client.renew_expired(request).await.map_err(refused)?.into_inner())
-}
-
 fn refused(status: tonic::Status) -> ClientError {
     ClientError::Refused(Box::new(status))
 }

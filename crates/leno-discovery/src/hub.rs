@@ -6,12 +6,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use bytes::Bytes;
-
 use crate::collection::{CollectionName, Entry, Key};
 use crate::session::{Presence, View};
 
-/// Is told that keys of a collection may have changed; with no keys, all of it. Must not block and must not call the hub.
+/// Is told that keys of a collection may have changed; with no keys, all of it. Called while whoever computes collections may
+/// hold locks of its own: it must be quick and must not call back.
 pub trait Subscriber: Send + Sync {
     /// See the trait.
     fn changed(&self, collection: &CollectionName, keys: Option<&[Key]>);
@@ -90,8 +89,7 @@ impl Hub {
     }
 
     /// Sets the whole content of a collection; only what differs is sent. Returns how many resources changed.
-    pub fn replace(&self, name: &CollectionName, content: impl IntoIterator<Item = (Key, Bytes)>) -> usize {
-        let next: BTreeMap<Key, Entry> = content.into_iter().map(|(key, body)| (key, Entry::new(body))).collect();
+    pub fn replace(&self, name: &CollectionName, next: BTreeMap<Key, Entry>) -> usize {
         self.edit(name, |entries| {
             let mut keys: Vec<Key> = entries.keys().filter(|k| !next.contains_key(k)).cloned().collect();
             entries.retain(|k, _| next.contains_key(k));
@@ -107,8 +105,12 @@ impl Hub {
     }
 
     /// Sets or (with no body) removes some resources of a collection. Returns how many changed.
-    pub fn update(&self, name: &CollectionName, changes: impl IntoIterator<Item = (Key, Option<Bytes>)>) -> usize {
-        let changes: Vec<(Key, Option<Entry>)> = changes.into_iter().map(|(k, b)| (k, b.map(Entry::new))).collect();
+    ///
+    /// A collection that nobody has given to the hub yet is left alone: its whole content is on its way.
+    pub fn update(&self, name: &CollectionName, changes: Vec<(Key, Option<Entry>)>) -> usize {
+        if self.presence(name) == Presence::Pending {
+            return 0;
+        }
         self.edit(name, |entries| {
             let mut keys = Vec::new();
             for (key, entry) in changes {

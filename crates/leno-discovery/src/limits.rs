@@ -11,7 +11,7 @@ pub const MAX_BODY: usize = 1 << 20;
 /// Subscriptions per stream: a workload that calls more services than this is a scan.
 pub const MAX_SUBSCRIPTIONS: usize = 10_000;
 /// Resources that a client may claim to hold, over all its subscriptions.
-pub const MAX_HELD: usize = 500_000;
+pub const MAX_HELD: usize = 200_000;
 /// Answers (registered, issued, …) that wait for a slow reader; no more is read from it while it has so many.
 pub const MAX_ANSWERS: usize = 64;
 /// Acknowledgements in one message.

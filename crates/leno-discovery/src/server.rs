@@ -122,13 +122,6 @@ pub trait Service: Send + Sync + 'static {
         peer: &Self::Peer,
         request: proto::RedeemRequest,
     ) -> impl Future<Output = Result<proto::RedeemResponse, Refusal>> + Send;
-
-    /// Renews an expired leaf.
-    fn renew_expired(
-        &self,
-        peer: &Self::Peer,
-        request: proto::RenewExpiredRequest,
-    ) -> impl Future<Output = Result<proto::RedeemResponse, Refusal>> + Send;
 }
 
 struct Shared {
@@ -315,14 +308,6 @@ impl<S: Service> enrollment_server::Enrollment for Discovery<S> {
     async fn redeem(&self, request: Request<proto::RedeemRequest>) -> Result<Response<proto::RedeemResponse>, Status> {
         let connection = connection::<S, _>(&request)?;
         Ok(Response::new(self.service.redeem(&connection.peer, request.into_inner()).await?))
-    }
-
-    async fn renew_expired(
-        &self,
-        request: Request<proto::RenewExpiredRequest>,
-    ) -> Result<Response<proto::RedeemResponse>, Status> {
-        let connection = connection::<S, _>(&request)?;
-        Ok(Response::new(self.service.renew_expired(&connection.peer, request.into_inner()).await?))
     }
 }
 

@@ -436,15 +436,6 @@ pub struct RedeemRequest {
     #[prost(string, tag = "4")]
     pub instance: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RenewExpiredRequest {
-    /// The expired chain, DER, leaf first.
-    #[prost(bytes = "bytes", repeated, tag = "1")]
-    pub chain: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
-    /// PKCS#10, DER, of the same key.
-    #[prost(bytes = "bytes", tag = "2")]
-    pub csr: ::prost::bytes::Bytes,
-}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RedeemResponse {
     /// DER, leaf first, root left out.
@@ -465,7 +456,8 @@ pub mod discovery_client {
     #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
     use tonic::codegen::http::Uri;
     use tonic::codegen::*;
-    /// Needs a client certificate of the mesh.
+    /// Needs a client certificate of the mesh. One that has expired, within the grace that the server gives, may send
+    /// RenewCertificate and nothing else: the handshake has proven its key.
     #[derive(Debug, Clone)]
     pub struct DiscoveryClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -562,7 +554,8 @@ pub mod discovery_server {
             request: tonic::Request<tonic::Streaming<super::ClientMessage>>,
         ) -> std::result::Result<tonic::Response<Self::ConnectStream>, tonic::Status>;
     }
-    /// Needs a client certificate of the mesh.
+    /// Needs a client certificate of the mesh. One that has expired, within the grace that the server gives, may send
+    /// RenewCertificate and nothing else: the handshake has proven its key.
     #[derive(Debug)]
     pub struct DiscoveryServer<T> {
         inner: Arc<T>,
@@ -779,22 +772,6 @@ pub mod enrollment_client {
             req.extensions_mut().insert(GrpcMethod::new("leno.discovery.v1.Enrollment", "Redeem"));
             self.inner.unary(req, path, codec).await
         }
-        /// Renews a leaf that has expired, so that it can no longer open the stream. The CSR must be signed by the key of the
-        /// expired leaf, which proves possession; a replay yields a certificate for a key the replayer does not have.
-        pub async fn renew_expired(
-            &mut self,
-            request: impl tonic::IntoRequest<super::RenewExpiredRequest>,
-        ) -> std::result::Result<tonic::Response<super::RedeemResponse>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/leno.discovery.v1.Enrollment/RenewExpired");
-            let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("leno.discovery.v1.Enrollment", "RenewExpired"));
-            self.inner.unary(req, path, codec).await
-        }
     }
 }
 /// Generated server implementations.
@@ -809,12 +786,6 @@ pub mod enrollment_server {
         async fn redeem(
             &self,
             request: tonic::Request<super::RedeemRequest>,
-        ) -> std::result::Result<tonic::Response<super::RedeemResponse>, tonic::Status>;
-        /// Renews a leaf that has expired, so that it can no longer open the stream. The CSR must be signed by the key of the
-        /// expired leaf, which proves possession; a replay yields a certificate for a key the replayer does not have.
-        async fn renew_expired(
-            &self,
-            request: tonic::Request<super::RenewExpiredRequest>,
         ) -> std::result::Result<tonic::Response<super::RedeemResponse>, tonic::Status>;
     }
     /// Needs no client certificate. The caller has verified the server against the root that its token pins before it sends
@@ -908,34 +879,6 @@ pub mod enrollment_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RedeemSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
-                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/leno.discovery.v1.Enrollment/RenewExpired" => {
-                    #[allow(non_camel_case_types)]
-                    struct RenewExpiredSvc<T: Enrollment>(pub Arc<T>);
-                    impl<T: Enrollment> tonic::server::UnaryService<super::RenewExpiredRequest> for RenewExpiredSvc<T> {
-                        type Response = super::RedeemResponse;
-                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
-                        fn call(&mut self, request: tonic::Request<super::RenewExpiredRequest>) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move { <T as Enrollment>::renew_expired(&inner, request).await };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = RenewExpiredSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)

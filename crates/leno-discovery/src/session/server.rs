@@ -397,7 +397,8 @@ impl ServerSession {
 
     /// Has the client hold this bundle, unless it holds it or a newer one.
     pub fn bundle(&mut self, bundle: &proto::Bundle) {
-        if bundle.version > self.bundle_version {
+        let newest = self.bundle.as_ref().map_or(self.bundle_version, |b| b.version.max(self.bundle_version));
+        if bundle.version > newest {
             self.bundle = Some(bundle.clone());
         }
     }
