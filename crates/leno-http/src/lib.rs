@@ -15,6 +15,7 @@ pub mod authority;
 pub mod body;
 pub mod h1;
 pub mod head;
+pub mod hop;
 pub mod hygiene;
 pub mod raw;
 pub mod refusal;

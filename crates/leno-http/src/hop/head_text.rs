@@ -1,0 +1,390 @@
+//! Heads of the hop as compact text (docs/reference/hop.md, "Heads").
+//!
+//! ```text
+//! request                                           response
+//!   shop/web 80 http grpc a=1 d=2500 CRLF             200 l=12 CRLF
+//!   POST /a.B/C?d h=web.shop v=2 l=* CRLF             name: value CRLF …
+//!   name: value CRLF …
+//! ```
+//!
+//! A TCP stream has the first line only. Keys that a reader does not know are skipped. Nothing in a head frames: lengths are
+//! data for the writer at the far end.
+
+use bytes::Bytes;
+use leno_model::{AppProtocol, Name};
+
+use super::frame::MAX_HEAD_TEXT;
+use crate::head::{BodyLength, Fields, HeadError, Method, RequestHead, ResponseHead, Version, is_token};
+
+/// What a stream carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StreamKind {
+    /// A request.
+    Http,
+    /// Opaque bytes.
+    Tcp,
+}
+
+/// What the origination says about a stream. Nothing of it is proof of anything: who calls is what TLS says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamMeta {
+    /// `namespace/name` of the service that is called; both parts are DNS labels.
+    pub service: Bytes,
+    /// The service's port.
+    pub port: u16,
+    /// Requests or bytes.
+    pub kind: StreamKind,
+    /// What the origination took the port's protocol to be.
+    pub protocol: AppProtocol,
+    /// 0 for the first attempt.
+    pub attempt: u32,
+    /// Milliseconds that the origination will still wait.
+    pub deadline_ms: Option<u64>,
+}
+
+impl StreamMeta {
+    /// Namespace and name of the service.
+    #[must_use]
+    pub fn service_parts(&self) -> (&str, &str) {
+        let text = std::str::from_utf8(&self.service).unwrap_or_default();
+        text.split_once('/').unwrap_or(("", text))
+    }
+}
+
+fn is_service(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(namespace, name)| Name::new(namespace).is_ok() && Name::new(name).is_ok())
+}
+
+/// Whether `text` can stand between spaces on a line.
+fn is_word(text: &[u8]) -> bool {
+    text.iter().all(|&b| b > b' ' && b != 0x7f)
+}
+
+fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn put_length(out: &mut Vec<u8>, length: BodyLength) {
+    match length {
+        BodyLength::None => {}
+        BodyLength::Exact(n) => {
+            out.extend_from_slice(b" l=");
+            put_number(out, n);
+        }
+        BodyLength::Unknown => out.extend_from_slice(b" l=*"),
+    }
+}
+
+fn put_upgrade(out: &mut Vec<u8>, upgrade: Option<&Bytes>) -> Result<(), HeadError> {
+    let Some(upgrade) = upgrade else { return Ok(()) };
+    if !is_word(upgrade) || upgrade.is_empty() {
+        return Err(HeadError::Start);
+    }
+    out.extend_from_slice(b" u=");
+    out.extend_from_slice(upgrade);
+    Ok(())
+}
+
+fn put_meta(out: &mut Vec<u8>, meta: &StreamMeta) -> Result<(), HeadError> {
+    if !is_word(&meta.service) {
+        return Err(HeadError::Start);
+    }
+    out.extend_from_slice(&meta.service);
+    out.push(b' ');
+    put_number(out, u64::from(meta.port));
+    out.extend_from_slice(match meta.kind {
+        StreamKind::Http => b" http ",
+        StreamKind::Tcp => b" tcp ",
+    });
+    out.extend_from_slice(meta.protocol.as_str().as_bytes());
+    if meta.attempt > 0 {
+        out.extend_from_slice(b" a=");
+        put_number(out, u64::from(meta.attempt));
+    }
+    if let Some(deadline) = meta.deadline_ms {
+        out.extend_from_slice(b" d=");
+        put_number(out, deadline);
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+fn bounded(out: &[u8], from: usize) -> Result<(), HeadError> {
+    if out.len() - from > MAX_HEAD_TEXT { Err(HeadError::TooLarge) } else { Ok(()) }
+}
+
+/// Appends the text of a request's head. On an error `out` holds a part of it, which the caller cuts off.
+pub fn put_request(out: &mut Vec<u8>, meta: &StreamMeta, head: &RequestHead) -> Result<(), HeadError> {
+    let from = out.len();
+    put_meta(out, meta)?;
+    if meta.kind == StreamKind::Tcp {
+        return Ok(());
+    }
+    if !is_word(&head.target) || head.target.is_empty() || !is_word(&head.authority) {
+        return Err(HeadError::Start);
+    }
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(&head.target);
+    if !head.authority.is_empty() {
+        out.extend_from_slice(b" h=");
+        out.extend_from_slice(&head.authority);
+    }
+    match head.version {
+        Version::Http10 => out.extend_from_slice(b" v=10"),
+        Version::Http11 => {}
+        Version::Http2 => out.extend_from_slice(b" v=2"),
+    }
+    put_length(out, head.length);
+    if head.expect_continue {
+        out.extend_from_slice(b" e=1");
+    }
+    put_upgrade(out, head.upgrade.as_ref())?;
+    out.extend_from_slice(b"\r\n");
+    head.fields.write_lines(out);
+    bounded(out, from)
+}
+
+/// Appends the text of a response's head, interim or final.
+pub fn put_response(out: &mut Vec<u8>, head: &ResponseHead) -> Result<(), HeadError> {
+    let from = out.len();
+    put_number(out, u64::from(head.status));
+    put_length(out, head.length);
+    put_upgrade(out, head.upgrade.as_ref())?;
+    out.extend_from_slice(b"\r\n");
+    head.fields.write_lines(out);
+    bounded(out, from)
+}
+
+/// The text up to the next CRLF, and what follows it.
+fn split_line(text: &Bytes) -> Result<(Bytes, Bytes), HeadError> {
+    let end = memchr::memchr(b'\n', text).ok_or(HeadError::Start)?;
+    let line = text[..end].strip_suffix(b"\r").ok_or(HeadError::Start)?;
+    if !line.iter().all(|&b| b >= b' ' && b != 0x7f) {
+        return Err(HeadError::Start);
+    }
+    Ok((text.slice(..line.len()), text.slice(end + 1..)))
+}
+
+fn number(text: &[u8]) -> Result<u64, HeadError> {
+    let digits = !text.is_empty() && text.len() <= 19 && text.iter().all(u8::is_ascii_digit);
+    if !digits {
+        return Err(HeadError::Start);
+    }
+    Ok(text.iter().fold(0, |n, b| n * 10 + u64::from(b - b'0')))
+}
+
+/// Splits `key=value`; the key is one letter here, but future keys may be longer.
+fn pair(word: &[u8]) -> Result<(&[u8], &[u8]), HeadError> {
+    let at = memchr::memchr(b'=', word).ok_or(HeadError::Start)?;
+    Ok((&word[..at], &word[at + 1..]))
+}
+
+fn length(value: &[u8]) -> Result<BodyLength, HeadError> {
+    if value == b"*" { Ok(BodyLength::Unknown) } else { number(value).map(BodyLength::Exact) }
+}
+
+fn parse_meta(line: &Bytes) -> Result<StreamMeta, HeadError> {
+    let mut words = line.split(|&b| b == b' ');
+    let mut next = || words.next().ok_or(HeadError::Start);
+    let service = next()?;
+    if !std::str::from_utf8(service).is_ok_and(is_service) {
+        return Err(HeadError::Start);
+    }
+    let mut meta = StreamMeta {
+        service: line.slice(..service.len()),
+        port: u16::try_from(number(next()?)?).map_err(|_| HeadError::Start)?,
+        kind: match next()? {
+            b"http" => StreamKind::Http,
+            b"tcp" => StreamKind::Tcp,
+            _ => return Err(HeadError::Start),
+        },
+        protocol: {
+            let word = next()?;
+            AppProtocol::ALL.into_iter().find(|p| p.as_str().as_bytes() == word).ok_or(HeadError::Start)?
+        },
+        attempt: 0,
+        deadline_ms: None,
+    };
+    for word in words {
+        match pair(word)? {
+            (b"a", value) => meta.attempt = u32::try_from(number(value)?).map_err(|_| HeadError::Start)?,
+            (b"d", value) => meta.deadline_ms = Some(number(value)?),
+            _ => {}
+        }
+    }
+    Ok(meta)
+}
+
+/// Reads a request's head. A TCP stream is given the head of a CONNECT without target.
+pub fn parse_request(text: &Bytes) -> Result<(StreamMeta, RequestHead), HeadError> {
+    let (line, rest) = split_line(text)?;
+    let meta = parse_meta(&line)?;
+    if meta.kind == StreamKind::Tcp {
+        let mut head = RequestHead::new(Method::Connect, Bytes::new(), Bytes::new());
+        head.length = BodyLength::Unknown;
+        return if rest.is_empty() { Ok((meta, head)) } else { Err(HeadError::Start) };
+    }
+    let (line, rest) = split_line(&rest)?;
+    let mut words = line.split(|&b| b == b' ');
+    let method = words.next().and_then(Method::parse).ok_or(HeadError::Start)?;
+    let target = words.next().filter(|t| !t.is_empty()).ok_or(HeadError::Start)?;
+    let mut head = RequestHead::new(method, Bytes::new(), line.slice_ref(target));
+    for word in words {
+        match pair(word)? {
+            (b"h", value) => head.authority = line.slice_ref(value),
+            (b"v", b"10") => head.version = Version::Http10,
+            (b"v", b"2") => head.version = Version::Http2,
+            (b"l", value) => head.length = length(value)?,
+            (b"e", b"1") => head.expect_continue = true,
+            (b"u", value) if !value.is_empty() => head.upgrade = Some(line.slice_ref(value)),
+            _ => {}
+        }
+    }
+    head.fields = Fields::parse(rest)?;
+    Ok((meta, head))
+}
+
+/// Reads a response's head.
+pub fn parse_response(text: &Bytes) -> Result<ResponseHead, HeadError> {
+    let (line, rest) = split_line(text)?;
+    let mut words = line.split(|&b| b == b' ');
+    let status = words.next().map(number).ok_or(HeadError::Start)??;
+    let status = u16::try_from(status).ok().filter(|s| (100..1000).contains(s)).ok_or(HeadError::Start)?;
+    let mut head = ResponseHead::new(status);
+    for word in words {
+        match pair(word)? {
+            (b"l", value) => head.length = length(value)?,
+            (b"u", value) if is_token(&value[..value.len().min(1)]) => head.upgrade = Some(line.slice_ref(value)),
+            _ => {}
+        }
+    }
+    head.fields = Fields::parse(rest)?;
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn meta() -> StreamMeta {
+        StreamMeta {
+            service: Bytes::from_static(b"shop/web"),
+            port: 80,
+            kind: StreamKind::Http,
+            protocol: AppProtocol::Grpc,
+            attempt: 1,
+            deadline_ms: Some(2500),
+        }
+    }
+
+    #[test]
+    fn a_request_as_text() {
+        let mut head = RequestHead::new(Method::Post, "web.shop", "/a.B/C?d=%20");
+        head.version = Version::Http2;
+        head.length = BodyLength::Unknown;
+        head.expect_continue = true;
+        head.upgrade = Some(Bytes::from_static(b"websocket"));
+        head.fields.append("te", b"trailers");
+        let mut out = Vec::new();
+        put_request(&mut out, &meta(), &head).unwrap();
+        assert_eq!(
+            String::from_utf8(out.clone()).unwrap(),
+            "shop/web 80 http grpc a=1 d=2500\r\nPOST /a.B/C?d=%20 h=web.shop v=2 l=* e=1 u=websocket\r\nte: trailers\r\n"
+        );
+        assert_eq!(parse_request(&out.into()).unwrap(), (meta(), head));
+    }
+
+    #[test]
+    fn a_tcp_stream_has_one_line() {
+        let meta =
+            StreamMeta { kind: StreamKind::Tcp, protocol: AppProtocol::Tcp, attempt: 0, deadline_ms: None, ..meta() };
+        let mut out = Vec::new();
+        put_request(&mut out, &meta, &RequestHead::new(Method::Connect, "", "")).unwrap();
+        assert_eq!(out, b"shop/web 80 tcp tcp\r\n");
+        let (parsed, head) = parse_request(&out.into()).unwrap();
+        assert_eq!((parsed, head.method), (meta, Method::Connect));
+    }
+
+    #[test]
+    fn unknown_keys_are_skipped() {
+        let text = Bytes::from_static(b"shop/web 80 http http zone=a\r\nGET / q=1 h=x\r\n");
+        assert_eq!(parse_request(&text).unwrap().1.authority, "x");
+        assert_eq!(parse_response(&Bytes::from_static(b"200 x=1\r\n")).unwrap().status, 200);
+    }
+
+    #[test]
+    fn malformed_heads_are_refused() {
+        for bad in [
+            "",
+            "\r\n",
+            "shop/web 80 http http\r\n",
+            "shop/web 80 http http\nGET / h=x\r\n",
+            "web 80 http http\r\nGET /\r\n",
+            "shop/we_b 80 http http\r\nGET /\r\n",
+            "shop/web 65536 http http\r\nGET /\r\n",
+            "shop/web -1 http http\r\nGET /\r\n",
+            "shop/web 80 udp http\r\nGET /\r\n",
+            "shop/web 80 http smtp\r\nGET /\r\n",
+            "shop/web 80 http http a=x\r\nGET /\r\n",
+            "shop/web 80 http http\r\nG@T /\r\n",
+            "shop/web 80 http http\r\nGET\r\n",
+            "shop/web 80 http http\r\nGET  h=x\r\n",
+            "shop/web 80 http http\r\nGET / x\r\n",
+            "shop/web 80 http http\r\nGET /\0 h=x\r\n",
+            "shop/web 80 http http\r\nGET / l=99999999999999999999\r\n",
+            "shop/web 80 http http\r\nGET /\r\nno colon\r\n",
+            "shop/web 80 tcp tcp\r\nGET /\r\n",
+        ] {
+            assert!(parse_request(&Bytes::from(bad.to_owned())).is_err(), "{bad:?}");
+        }
+        for bad in ["", "abc\r\n", "99\r\n", "1000\r\n", "200 l=-1\r\n", "200\r\nx\r\n"] {
+            assert!(parse_response(&Bytes::from(bad.to_owned())).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_cannot_smuggle_a_line() {
+        let mut out = Vec::new();
+        for target in ["/a b", "/a\r\nx", "", "/\0"] {
+            let head = RequestHead::new(Method::Get, "x", target.to_owned());
+            assert_eq!(put_request(&mut out, &meta(), &head), Err(HeadError::Start), "{target:?}");
+        }
+        let head = RequestHead::new(Method::Get, "x y", "/");
+        assert_eq!(put_request(&mut out, &meta(), &head), Err(HeadError::Start));
+        let mut head = RequestHead::new(Method::Get, "x", "/");
+        head.fields.append("a", &[b'x'; MAX_HEAD_TEXT]);
+        assert_eq!(put_request(&mut out, &meta(), &head), Err(HeadError::TooLarge));
+    }
+
+    proptest! {
+        #[test]
+        fn requests_round_trip(target in "/[!-~]{0,40}", authority in "[!-~]{0,20}", port: u16, attempt: u32, deadline in proptest::option::of(0_u64..1 << 40), length in proptest::option::of(0_u64..1 << 60), value in "[ -~]{0,30}") {
+            let meta = StreamMeta { port, attempt, deadline_ms: deadline, ..meta() };
+            let mut head = RequestHead::new(Method::Get, authority, target);
+            head.length = length.map_or(BodyLength::None, BodyLength::Exact);
+            head.fields.append("x-value", value.as_bytes());
+            let mut out = Vec::new();
+            put_request(&mut out, &meta, &head).unwrap();
+            prop_assert_eq!(parse_request(&out.into()).unwrap(), (meta, head));
+        }
+
+        #[test]
+        fn anything_parses_or_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let text = Bytes::from(bytes);
+            let _ = parse_request(&text);
+            let _ = parse_response(&text);
+        }
+    }
+}

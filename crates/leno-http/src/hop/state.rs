@@ -1,0 +1,510 @@
+//! The state of one hop: plaintext in, plaintext out, no sockets, no clock, no tasks.
+//!
+//! ```text
+//!            ┌─ receive(bytes) ─▶ frames ─▶ streams: inboxes, windows ─▶ readers woken
+//!  Engine ───┤
+//!            └─ produce(out)  ◀─ control frames first, then one DATA slice per stream in turn ◀─ writers
+//!
+//!  connection   New ──HELLO──▶ Ready ──GOAWAY sent or received──▶ Draining ──last stream closed──▶ drained
+//!               any ──protocol error, loss, close──▶ Failed: every stream is broken off
+//! ```
+//!
+//! The origination opens streams (odd, increasing); the termination answers. [`Engine::receive`] is in `state/receive.rs`,
+//! sending in `state/send.rs`. Wakers are called from within: they must only schedule, never run.
+
+mod receive;
+mod send;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use leno_model::Reason;
+use slab::Slab;
+
+use self::stream::{Receiving, Stream, remember};
+use super::frame::{self, Hello, Kind};
+use super::limits::{
+    Budget, CONNECTION_WINDOW, KEEPALIVE_AFTER, KEEPALIVE_WITHIN, LATE_BYTES, MAX_QUEUED_HEADS, MAX_STREAMS,
+    STREAM_WINDOW, Tolerance, WORKER_BUDGET,
+};
+use crate::body::{BodyError, Frame, PollFrame};
+use crate::head::Fields;
+use crate::refusal::StreamError;
+
+/// Which end of the hop this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Origination,
+    Termination,
+}
+
+impl Side {
+    /// The reason for a stream that the other side broke off without saying why.
+    pub(crate) fn lost(self) -> Reason {
+        match self {
+            Self::Origination => Reason::UpstreamReset,
+            Self::Termination => Reason::DownstreamReset,
+        }
+    }
+}
+
+/// Names a stream as long as it lives; a stale one finds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamKey {
+    index: usize,
+    id: u32,
+}
+
+/// What the peer did that no version of this protocol allows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ProtocolError(pub(crate) String);
+
+impl From<frame::FrameError> for ProtocolError {
+    fn from(error: frame::FrameError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn protocol_error<T>(text: impl Into<String>) -> Result<T, ProtocolError> {
+    Err(ProtocolError(text.into()))
+}
+
+/// A part of a response's beginning.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum HeadPart {
+    /// The text of a 1xx head.
+    Interim(Bytes),
+    /// The text of the final head, and whether nothing follows it.
+    Final(Bytes, bool),
+}
+
+/// A stream that the peer opened.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) key: StreamKey,
+    /// The text of its head.
+    pub(crate) text: Bytes,
+    /// The head ended the peer's direction.
+    pub(crate) is_ended: bool,
+}
+
+/// Stream ids are counted, not chosen: one multiplication spreads them.
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.write_u32(u32::from(b));
+        }
+    }
+    fn write_u32(&mut self, id: u32) {
+        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// The last id; the connection is replaced long before by its age.
+const MAX_ID: u32 = i32::MAX as u32;
+/// What this side is ready to receive.
+const OURS: Hello = Hello {
+    oldest: frame::VERSION,
+    newest: frame::VERSION,
+    stream_window: STREAM_WINDOW,
+    connection_window: CONNECTION_WINDOW,
+    max_streams: MAX_STREAMS,
+};
+
+pub(crate) struct Engine {
+    side: Side,
+    /// The start of a frame whose rest has not arrived.
+    partial: Vec<u8>,
+    /// Frames that windows do not hold back, in order.
+    control: Vec<u8>,
+    /// Bytes of `control` that answer the peer, since the last flush.
+    owed: usize,
+    streams: Slab<Stream>,
+    by_id: HashMap<u32, usize, BuildHasherDefault<IdHasher>>,
+    /// Streams with something to send, in turn.
+    round: VecDeque<StreamKey>,
+    accepted: VecDeque<Accepted>,
+    /// Open streams: those that count against the limit.
+    open: u32,
+    /// The highest id opened so far, by whichever side opens.
+    newest_id: u32,
+    /// The highest id whose HEAD was given to the socket.
+    sent_id: u32,
+    peer: Option<Hello>,
+    send_window: i64,
+    receive_window: u32,
+    /// Bytes in inboxes.
+    held: usize,
+    budget: Rc<Budget>,
+    /// Cost of the frames that may still cross a RESET or STOP of ours.
+    late: u64,
+    calm: Tolerance,
+    resets: Tolerance,
+    heard: Duration,
+    pings: u64,
+    /// The PING that waits for its answer, and since when.
+    ping: Option<(u64, Duration)>,
+    /// The PING that follows our GOAWAY: its answer means that the peer opens no more.
+    farewell: Option<u64>,
+    is_draining: bool,
+    /// The peer knows that we drain, or opens no streams anyway.
+    is_farewell_heard: bool,
+    /// What the peer's GOAWAY gave as the reason, if it was not draining.
+    blamed: Option<(Reason, String)>,
+    failed: Option<StreamError>,
+}
+
+impl Engine {
+    pub(crate) fn new(side: Side, budget: Rc<Budget>) -> Self {
+        let mut control = Vec::with_capacity(64);
+        OURS.put(&mut control);
+        Self {
+            side,
+            partial: Vec::new(),
+            control,
+            owed: 0,
+            streams: Slab::new(),
+            by_id: HashMap::default(),
+            round: VecDeque::new(),
+            accepted: VecDeque::new(),
+            open: 0,
+            newest_id: 0,
+            sent_id: 0,
+            peer: None,
+            send_window: 0,
+            receive_window: CONNECTION_WINDOW,
+            held: 0,
+            budget,
+            late: 0,
+            calm: Tolerance::CALM,
+            resets: Tolerance::RESETS,
+            heard: Duration::ZERO,
+            pings: 0,
+            ping: None,
+            farewell: None,
+            is_draining: false,
+            is_farewell_heard: side == Side::Origination,
+            blamed: None,
+            failed: None,
+        }
+    }
+
+    /// Whether the peer's HELLO has come: it accepts us, and streams may be opened.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.peer.is_some()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining || self.failed.is_some()
+    }
+
+    /// Whether nothing is left to do before closing.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.failed.is_some()
+            || (self.is_draining && self.is_farewell_heard && self.open == 0 && self.accepted.is_empty())
+    }
+
+    pub(crate) fn failure(&self) -> Option<&StreamError> {
+        self.failed.as_ref()
+    }
+
+    pub(crate) fn open_streams(&self) -> u32 {
+        self.open
+    }
+
+    /// Bytes received for readers, and bytes queued by writers.
+    #[cfg(test)]
+    pub(crate) fn bytes_held(&self) -> (usize, usize) {
+        (self.held, self.streams.iter().map(|(_, s)| s.queue.len()).sum())
+    }
+
+    /// Whether a stream may be opened now; why not, otherwise.
+    pub(crate) fn room(&self) -> Result<(), StreamError> {
+        if let Some(failure) = &self.failed {
+            return Err(StreamError { unprocessed: true, ..failure.clone() });
+        }
+        let refused = |detail| Err(StreamError::unprocessed(Reason::RefusedStream, detail));
+        match &self.peer {
+            None => refused("the hop is not ready"),
+            Some(_) if self.is_draining || self.newest_id >= MAX_ID - 1 => refused("the hop is draining"),
+            Some(peer) if self.open >= peer.max_streams.min(MAX_STREAMS) => refused("the hop is at its stream limit"),
+            Some(_) if self.control.len() >= MAX_QUEUED_HEADS => refused("the peer does not read"),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn get(&mut self, key: StreamKey) -> Option<&mut Stream> {
+        self.streams.get_mut(key.index).filter(|s| s.id == key.id)
+    }
+
+    fn find(&self, id: u32) -> Option<StreamKey> {
+        self.by_id.get(&id).map(|&index| StreamKey { index, id })
+    }
+
+    fn insert(&mut self, stream: Stream) -> StreamKey {
+        let id = stream.id;
+        let index = self.streams.insert(stream);
+        self.by_id.insert(id, index);
+        self.open += 1;
+        StreamKey { index, id }
+    }
+
+    /// Forgets a stream when it is over, and gives memory back when it was the last.
+    fn settle(&mut self, key: StreamKey) {
+        let Some(stream) = self.get(key) else { return };
+        if !stream.is_closed() {
+            return;
+        }
+        let was_counted = std::mem::replace(&mut stream.is_counted, false);
+        let is_released = stream.is_released;
+        self.open -= u32::from(was_counted);
+        if is_released {
+            self.streams.remove(key.index);
+            self.by_id.remove(&key.id);
+            if self.streams.is_empty() && self.streams.capacity() > 64 {
+                self.streams = Slab::new();
+                self.by_id = HashMap::default();
+                self.round = VecDeque::new();
+                self.accepted = VecDeque::new();
+            }
+        }
+    }
+
+    /// Takes `bytes` off what is held for readers.
+    fn freed(&mut self, bytes: usize) {
+        self.held -= bytes;
+        self.budget.sub(bytes);
+        self.replenish();
+    }
+
+    /// Lets the peer send more, within the worker's budget. The connection's window is what may be in flight *beyond* what
+    /// slow readers hold, so that they do not stop the others; only when all of them hold too much does it shrink.
+    fn replenish(&mut self) {
+        let within = self.budget.held() < WORKER_BUDGET;
+        let held = u32::try_from(self.held).unwrap_or(u32::MAX);
+        let target = if within { CONNECTION_WINDOW } else { CONNECTION_WINDOW.saturating_sub(held) };
+        if self.receive_window <= target / 2 && self.receive_window < target {
+            let more = target - self.receive_window;
+            self.receive_window = target;
+            self.answer(Kind::Window, 0, 0, &more.to_be_bytes());
+        }
+    }
+
+    /// A small frame that answers the peer.
+    fn answer(&mut self, kind: Kind, flags: u8, stream: u32, payload: &[u8]) {
+        frame::put(&mut self.control, kind, flags, stream, payload);
+        self.owed += frame::HEADER + payload.len();
+    }
+
+    fn kill(&mut self, key: StreamKey, error: StreamError) {
+        let Some(stream) = self.get(key) else { return };
+        let freed = stream.kill(error);
+        if freed > 0 {
+            self.freed(freed);
+        }
+        self.settle(key);
+    }
+
+    /// Breaks a stream off and says so to the peer.
+    pub(crate) fn reset(&mut self, key: StreamKey, reason: Reason, unprocessed: bool, detail: &str) {
+        let Some(stream) = self.get(key).filter(|s| !s.is_closed()) else { return };
+        let id = stream.id;
+        self.late = self.late.saturating_add(LATE_BYTES);
+        self.put_reset(id, reason, unprocessed, detail);
+        self.kill(key, StreamError { reason, unprocessed, detail: detail.to_owned().into() });
+    }
+
+    fn put_reset(&mut self, id: u32, reason: Reason, unprocessed: bool, detail: &str) {
+        let at = self.control.len();
+        frame::put_header(&mut self.control, 0, Kind::Reset, if unprocessed { frame::UNPROCESSED } else { 0 }, id);
+        frame::put_reason(&mut self.control, reason, detail);
+        frame::patch_length(&mut self.control[at..], 0);
+        self.owed += self.control.len() - at;
+    }
+
+    /// The reader goes away. Before the regular end the origination breaks the stream off, while the termination asks the
+    /// peer to send no more and goes on answering.
+    pub(crate) fn release(&mut self, key: StreamKey) {
+        let side = self.side;
+        let Some(stream) = self.get(key) else { return };
+        if stream.is_released {
+            return;
+        }
+        stream.is_released = true;
+        stream.reader = None;
+        let is_open = stream.receiving != Receiving::Ended;
+        let freed = stream.drop_inbox();
+        if freed > 0 {
+            self.freed(freed);
+        }
+        match (is_open, side) {
+            (true, Side::Origination) => self.reset(key, Reason::DownstreamReset, false, ""),
+            (true, Side::Termination) => {
+                self.late = self.late.saturating_add(LATE_BYTES);
+                self.answer(Kind::Stop, 0, key.id, &[]);
+            }
+            (false, _) => self.settle(key),
+        }
+    }
+
+    /// The next part of a response's beginning.
+    pub(crate) fn poll_head(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<Result<HeadPart, StreamError>> {
+        let lost = self.side.lost();
+        let Some(stream) = self.get(key) else {
+            return Poll::Ready(Err(StreamError::in_flight(lost, "the stream is gone")));
+        };
+        if let Some(text) = stream.infos.pop_front() {
+            return Poll::Ready(Ok(HeadPart::Interim(text)));
+        }
+        if let Some(text) = stream.head.take() {
+            let is_ended = stream.receiving == Receiving::Ended && stream.inbox.is_empty() && stream.trailers.is_none();
+            return Poll::Ready(Ok(HeadPart::Final(text, is_ended && stream.error.is_none())));
+        }
+        if let Some(error) = &stream.error {
+            return Poll::Ready(Err(error.clone()));
+        }
+        remember(&mut stream.reader, cx);
+        Poll::Pending
+    }
+
+    /// The next frame of the body; taking it lets the peer send more.
+    pub(crate) fn poll_body(&mut self, key: StreamKey, cx: &Context<'_>) -> PollFrame {
+        let lost = self.side.lost();
+        let Some(stream) = self.get(key) else {
+            return Poll::Ready(Some(Err(BodyError::new(lost, "the stream is gone"))));
+        };
+        if let Some(bytes) = stream.inbox.pop() {
+            stream.credit += u32::try_from(bytes.len()).expect("at most a stream's window");
+            if stream.credit >= STREAM_WINDOW / 2 && stream.receiving == Receiving::Open {
+                let more = std::mem::take(&mut stream.credit);
+                stream.receive_window += more;
+                self.answer(Kind::Window, 0, key.id, &more.to_be_bytes());
+            }
+            self.freed(bytes.len());
+            return Poll::Ready(Some(Ok(Frame::Data(bytes))));
+        }
+        if let Some(error) = stream.error.clone() {
+            return Poll::Ready(Some(Err(error.into())));
+        }
+        if let Some(lines) = stream.trailers.take() {
+            let malformed = |_| BodyError::new(Reason::UpstreamProtocolError, "malformed trailers");
+            return Poll::Ready(Some(Fields::parse(lines).map(Frame::Trailers).map_err(malformed)));
+        }
+        if stream.receiving == Receiving::Ended {
+            return Poll::Ready(None);
+        }
+        remember(&mut stream.reader, cx);
+        Poll::Pending
+    }
+
+    /// Ready when the stream was broken off or is over.
+    pub(crate) fn poll_gone(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<()> {
+        match self.get(key) {
+            Some(stream) if !stream.is_reset => {
+                remember(&mut stream.watcher, cx);
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
+    /// The next stream that the peer opened and did not break off at once.
+    pub(crate) fn next_accepted(&mut self) -> Option<Accepted> {
+        loop {
+            let accepted = self.accepted.pop_front()?;
+            match self.get(accepted.key) {
+                Some(stream) if !stream.is_reset => return Some(accepted),
+                _ => self.release(accepted.key),
+            }
+        }
+    }
+
+    /// Takes no new streams and tells the peer; those that cross the message are still served.
+    pub(crate) fn drain(&mut self, reason: Reason, now: Duration) {
+        if self.is_draining() {
+            return;
+        }
+        self.is_draining = true;
+        self.put_goaway(MAX_ID, reason, "");
+        if self.side == Side::Termination {
+            let ping = self.put_ping(now);
+            self.farewell = Some(ping);
+        }
+    }
+
+    fn put_goaway(&mut self, last: u32, reason: Reason, detail: &str) {
+        let at = self.control.len();
+        frame::put_header(&mut self.control, 0, Kind::Goaway, 0, 0);
+        self.control.extend_from_slice(&last.to_be_bytes());
+        frame::put_reason(&mut self.control, reason, detail);
+        frame::patch_length(&mut self.control[at..], 0);
+    }
+
+    fn put_ping(&mut self, now: Duration) -> u64 {
+        self.pings += 1;
+        frame::put(&mut self.control, Kind::Ping, 0, 0, &self.pings.to_be_bytes());
+        self.ping = Some((self.pings, now));
+        self.pings
+    }
+
+    /// Says why and breaks everything off.
+    pub(crate) fn close(&mut self, reason: Reason, detail: &str) {
+        if self.failed.is_none() {
+            let last = if self.side == Side::Termination { self.newest_id } else { 0 };
+            self.put_goaway(last, reason, detail);
+            self.fail(reason, detail);
+        }
+    }
+
+    /// Breaks everything off: the connection is lost. Streams that never left this side are `unprocessed`.
+    pub(crate) fn fail(&mut self, reason: Reason, detail: &str) {
+        if self.failed.is_some() {
+            return;
+        }
+        let (reason, detail) = self.blamed.take().unwrap_or_else(|| (reason, detail.to_owned()));
+        let error = StreamError { reason, unprocessed: self.peer.is_none(), detail: detail.into() };
+        self.failed = Some(error.clone());
+        self.partial = Vec::new();
+        let keys: Vec<_> = self.streams.iter().map(|(index, s)| StreamKey { index, id: s.id }).collect();
+        for key in keys {
+            let unsent = self.side == Side::Origination && key.id > self.sent_id;
+            self.kill(key, StreamError { unprocessed: unsent, ..error.clone() });
+        }
+        while self.next_accepted().is_some() {}
+    }
+
+    /// Looks whether the peer still lives; `now` is the age of the connection. Returns when to look again.
+    pub(crate) fn tick(&mut self, now: Duration) -> Result<Duration, ProtocolError> {
+        if let Some((_, since)) = self.ping {
+            if now >= since + KEEPALIVE_WITHIN {
+                return protocol_error("no sign of life");
+            }
+            return Ok(since + KEEPALIVE_WITHIN);
+        }
+        if self.open > 0 && now >= self.heard + KEEPALIVE_AFTER {
+            self.put_ping(now);
+            return Ok(now + KEEPALIVE_WITHIN);
+        }
+        Ok(if self.open > 0 { self.heard } else { now } + KEEPALIVE_AFTER)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.budget.sub(self.held);
+    }
+}

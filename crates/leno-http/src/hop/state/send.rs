@@ -1,0 +1,207 @@
+//! What leaves: control frames first, then DATA in slices, one per stream in turn, so that a bulk stream costs a small one
+//! 16 KiB and not its whole queue.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use leno_model::Reason;
+
+use super::stream::{Sending, Stream, Tail, remember};
+use super::{Engine, OURS, StreamKey};
+use crate::head::{Fields, HeadError};
+use crate::hop::frame::{self, Kind, MAX_DATA};
+use crate::refusal::StreamError;
+
+/// The stream takes no more: it was reset, stopped by its reader, or is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stopped;
+
+impl Engine {
+    /// Opens a stream with the head that `write` appends.
+    pub(crate) fn open(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), HeadError>,
+        is_end: bool,
+    ) -> Result<StreamKey, StreamError> {
+        self.room()?;
+        let id = if self.newest_id == 0 { 1 } else { self.newest_id + 2 };
+        self.put_head(Kind::Head, id, is_end, write)
+            .map_err(|e| StreamError::unprocessed(reason_of(e), e.to_string()))?;
+        self.newest_id = id;
+        let send_window = self.peer.map_or(0, |p| p.stream_window);
+        let mut stream = Stream::new(id, send_window, OURS.stream_window);
+        stream.sending = if is_end { Sending::Ended } else { Sending::Open };
+        Ok(self.insert(stream))
+    }
+
+    fn put_head(
+        &mut self,
+        kind: Kind,
+        id: u32,
+        is_end: bool,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), HeadError>,
+    ) -> Result<(), HeadError> {
+        let at = self.control.len();
+        frame::put_header(&mut self.control, 0, kind, if is_end { frame::END } else { 0 }, id);
+        if let Err(error) = write(&mut self.control) {
+            self.control.truncate(at);
+            return Err(error);
+        }
+        frame::patch_length(&mut self.control[at..], 0);
+        Ok(())
+    }
+
+    /// Sends the final response's head; nothing if the stream was broken off meanwhile.
+    pub(crate) fn send_head(
+        &mut self,
+        key: StreamKey,
+        is_end: bool,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), HeadError>,
+    ) -> Result<(), HeadError> {
+        if self.get(key).is_none_or(|s| s.sending != Sending::Open) {
+            return Ok(());
+        }
+        self.put_head(Kind::Head, key.id, is_end, write)?;
+        if is_end && let Some(stream) = self.get(key) {
+            stream.sending = Sending::Ended;
+            self.settle(key);
+        }
+        Ok(())
+    }
+
+    /// Sends a 1xx head.
+    pub(crate) fn send_info(
+        &mut self,
+        key: StreamKey,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), HeadError>,
+    ) -> Result<(), HeadError> {
+        if self.get(key).is_none_or(|s| s.sending != Sending::Open) {
+            return Ok(());
+        }
+        self.put_head(Kind::Info, key.id, false, write)
+    }
+
+    /// Ready when more may be queued. The caller is woken for room if it was refused, and in any case when the stream takes
+    /// no more, so it may go on to wait for its source.
+    pub(crate) fn poll_room(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<Result<(), Stopped>> {
+        let Some(stream) = self.get(key).filter(|s| s.sending == Sending::Open) else {
+            return Poll::Ready(Err(Stopped));
+        };
+        remember(&mut stream.writer, cx);
+        stream.wants_room = !stream.has_room();
+        if stream.wants_room { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Queues bytes, all of them: whoever has them in memory already may as well hand them over.
+    pub(crate) fn send_data(&mut self, key: StreamKey, bytes: Bytes) {
+        let Some(stream) = self.get(key).filter(|s| s.sending == Sending::Open) else { return };
+        if !bytes.is_empty() {
+            stream.queue.push(bytes);
+            self.join_round(key);
+        }
+    }
+
+    /// Ends this direction once the queue is sent.
+    pub(crate) fn send_end(&mut self, key: StreamKey, trailers: Option<&Fields>) {
+        let Some(stream) = self.get(key).filter(|s| s.sending == Sending::Open) else { return };
+        stream.sending = Sending::Ending;
+        stream.tail = match trailers {
+            None => Tail::End,
+            Some(fields) => {
+                let mut lines = Vec::with_capacity(fields.wire_len());
+                fields.write_lines(&mut lines);
+                if lines.len() > crate::MAX_HEAD { Tail::End } else { Tail::Trailers(lines) }
+            }
+        };
+        self.join_round(key);
+    }
+
+    /// Puts a stream into the round if it has data that it may send; an end without data goes out with the next flush,
+    /// since no window holds it back.
+    pub(super) fn join_round(&mut self, key: StreamKey) {
+        let Some(index) = self.get(key).map(|_| key.index) else { return };
+        let stream = &mut self.streams[index];
+        if stream.queue.is_empty() {
+            put_tail(stream, &mut self.control);
+            self.settle(key);
+        } else if stream.send_window > 0 && !stream.is_in_round {
+            stream.is_in_round = true;
+            self.round.push_back(key);
+        }
+    }
+
+    /// Whether [`Engine::produce`] would give anything.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.control.is_empty() || (!self.round.is_empty() && self.send_window > 0)
+    }
+
+    /// Appends what may be sent now, up to about `budget` bytes of DATA.
+    pub(crate) fn produce(&mut self, out: &mut Vec<u8>, budget: usize) {
+        out.extend_from_slice(&self.control);
+        // A burst's memory is not kept by an idle connection.
+        if self.control.capacity() > 16 * 1024 {
+            self.control = Vec::new()
+        } else {
+            self.control.clear()
+        }
+        self.owed = 0;
+        self.sent_id = self.newest_id;
+        let limit = out.len() + budget;
+        while out.len() < limit && self.send_window > 0 {
+            let Some(key) = self.round.pop_front() else { break };
+            let window = self.send_window;
+            let Some(stream) = self.get(key) else { continue };
+            stream.is_in_round = false;
+            let sent = put_slice(stream, window, out);
+            stream.offer_room();
+            self.send_window -= sent;
+            if self.get(key).is_some_and(|s| s.queue.is_empty()) { self.settle(key) } else { self.join_round(key) }
+        }
+        if self.round.is_empty() && self.round.capacity() > 256 {
+            self.round = VecDeque::new();
+        }
+    }
+}
+
+/// Appends a slice of the stream's queue, and its tail if that was all. Returns the bytes that count against windows.
+fn put_slice(stream: &mut Stream, connection_window: i64, out: &mut Vec<u8>) -> i64 {
+    let allowed = usize::try_from(stream.send_window.min(connection_window)).unwrap_or(0).min(MAX_DATA);
+    if allowed == 0 || stream.queue.is_empty() {
+        return 0;
+    }
+    let at = out.len();
+    frame::put_header(out, 0, Kind::Data, 0, stream.id);
+    let sent = stream.queue.move_to(out, allowed);
+    frame::patch_length(&mut out[at..], 0);
+    let sent = i64::try_from(sent).expect("at most 16 KiB");
+    stream.send_window -= sent;
+    if stream.queue.is_empty() {
+        if stream.tail == Tail::End {
+            frame::patch_flags(&mut out[at..], 0, frame::END);
+            stream.tail = Tail::None;
+            stream.sending = Sending::Ended;
+        } else {
+            put_tail(stream, out);
+        }
+    }
+    sent
+}
+
+/// Appends what ends the stream's sending half, if it is to end.
+fn put_tail(stream: &mut Stream, out: &mut Vec<u8>) {
+    match std::mem::replace(&mut stream.tail, Tail::None) {
+        Tail::None => return,
+        Tail::End => frame::put_header(out, 0, Kind::Data, frame::END, stream.id),
+        Tail::Trailers(lines) => frame::put(out, Kind::Trailers, 0, stream.id, &lines),
+    }
+    stream.sending = Sending::Ended;
+}
+
+/// Whose fault a head is that cannot be carried.
+pub(crate) fn reason_of(error: HeadError) -> Reason {
+    match error {
+        HeadError::TooLarge | HeadError::TooManyFields => Reason::HeadTooLarge,
+        HeadError::Line | HeadError::Value | HeadError::Start => Reason::MalformedRequest,
+    }
+}

@@ -1,0 +1,170 @@
+//! One stream: two halves that end on their own.
+//!
+//! ```text
+//!   sending     Idle ──HEAD──▶ Open ──end queued──▶ Ending ──flushed──▶ Ended
+//!   receiving   Idle ──HEAD──▶ Open ──END, TRAILERS──▶ Ended
+//!   both        any  ──RESET, connection lost──▶ Ended, `is_reset`
+//! ```
+//!
+//! A stream is forgotten when both halves have ended and its reader is gone.
+
+use std::collections::VecDeque;
+use std::task::{Context, Waker};
+
+use bytes::Bytes;
+
+use crate::hop::chunks::Chunks;
+use crate::hop::limits::SEND_QUEUE;
+use crate::refusal::StreamError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sending {
+    Idle,
+    Open,
+    Ending,
+    Ended,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Receiving {
+    Idle,
+    Open,
+    Ended,
+}
+
+/// What ends the sending half once the queue is empty.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Tail {
+    None,
+    End,
+    /// The lines of a TRAILERS frame.
+    Trailers(Vec<u8>),
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub id: u32,
+    pub sending: Sending,
+    pub receiving: Receiving,
+    /// Broken off, by either side or with the connection.
+    pub is_reset: bool,
+    /// What the reader gets instead of the rest.
+    pub error: Option<StreamError>,
+    /// Nobody reads: what still comes is dropped.
+    pub is_released: bool,
+    /// Counts against the limit on open streams.
+    pub is_counted: bool,
+
+    pub queue: Chunks,
+    pub tail: Tail,
+    /// What the peer lets us send.
+    pub send_window: i64,
+    /// In the round of streams that have something to send.
+    pub is_in_round: bool,
+    /// The writer waits for room, not for its source.
+    pub wants_room: bool,
+
+    pub inbox: Chunks,
+    pub infos: VecDeque<Bytes>,
+    pub head: Option<Bytes>,
+    pub trailers: Option<Bytes>,
+    /// What we let the peer send.
+    pub receive_window: u32,
+    /// Consumed, but not yet given back to the peer.
+    pub credit: u32,
+
+    pub reader: Option<Waker>,
+    pub writer: Option<Waker>,
+    pub watcher: Option<Waker>,
+}
+
+impl Stream {
+    pub fn new(id: u32, send_window: u32, receive_window: u32) -> Self {
+        Self {
+            id,
+            sending: Sending::Idle,
+            receiving: Receiving::Idle,
+            is_reset: false,
+            error: None,
+            is_released: false,
+            is_counted: true,
+            queue: Chunks::default(),
+            tail: Tail::None,
+            send_window: i64::from(send_window),
+            is_in_round: false,
+            wants_room: false,
+            inbox: Chunks::default(),
+            infos: VecDeque::new(),
+            head: None,
+            trailers: None,
+            receive_window,
+            credit: 0,
+            reader: None,
+            writer: None,
+            watcher: None,
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.sending == Sending::Ended && self.receiving == Receiving::Ended
+    }
+
+    /// Whether the sender may queue more: the peer would take it, and the queue is not full.
+    pub fn has_room(&self) -> bool {
+        self.queue.len() < SEND_QUEUE && self.send_window > i64::try_from(self.queue.len()).unwrap_or(i64::MAX)
+    }
+
+    /// Wakes the writer that waits for room, at half a queue, so that it is not woken for every frame.
+    pub fn offer_room(&mut self) {
+        if self.wants_room && self.queue.len() <= SEND_QUEUE / 2 && self.has_room() {
+            self.wants_room = false;
+            wake(&mut self.writer);
+        }
+    }
+
+    /// Ends the sending half without sending more.
+    pub fn cut_sending(&mut self) {
+        self.queue = Chunks::default();
+        self.tail = Tail::None;
+        self.sending = Sending::Ended;
+        wake(&mut self.writer);
+    }
+
+    /// Breaks the stream off. What was received up to a regular end stays readable. Returns the bytes no longer held.
+    pub fn kill(&mut self, error: StreamError) -> usize {
+        self.is_reset = true;
+        self.cut_sending();
+        let mut freed = 0;
+        if self.receiving != Receiving::Ended {
+            self.receiving = Receiving::Ended;
+            self.error = Some(error);
+            self.infos.clear();
+            self.head = None;
+            freed = self.drop_inbox();
+        }
+        wake(&mut self.reader);
+        wake(&mut self.watcher);
+        freed
+    }
+
+    /// Drops what was received; how many bytes.
+    pub fn drop_inbox(&mut self) -> usize {
+        self.trailers = None;
+        std::mem::take(&mut self.inbox).len()
+    }
+}
+
+/// Wakes and forgets.
+pub(super) fn wake(slot: &mut Option<Waker>) {
+    if let Some(waker) = slot.take() {
+        waker.wake();
+    }
+}
+
+/// Remembers whom to wake; cheap if it is the one already remembered.
+pub(super) fn remember(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}
