@@ -14,6 +14,7 @@ use leno_model::Reason;
 
 use crate::h1::{IncomingBody, LeasedBody};
 use crate::head::{Fields, RequestHead, ResponseHead};
+use crate::hop::HopBody;
 use crate::raw::RawBody;
 
 /// Most 1xx answers passed on per request; a server that sends more is cut down, not believed.
@@ -69,6 +70,8 @@ pub enum Body {
     H1(IncomingBody),
     /// A response body with the HTTP/1 connection it comes from.
     H1Leased(Box<LeasedBody>),
+    /// A stream of a hop.
+    Hop(HopBody),
     /// Another source.
     Custom(Box<dyn BodyStream>),
 }
@@ -86,6 +89,7 @@ impl Body {
             Self::Raw(raw) => raw.poll_frame(cx),
             Self::H1(body) => body.poll_frame(cx),
             Self::H1Leased(body) => body.poll_frame(cx),
+            Self::Hop(body) => body.poll_frame(cx),
             Self::Custom(stream) => stream.poll_frame(cx),
         };
         if matches!(polled, Poll::Ready(None | Some(Err(_) | Ok(Frame::Trailers(_))))) {
@@ -107,7 +111,7 @@ impl Body {
             Self::Full(bytes) => bytes.is_empty(),
             Self::H1(body) => body.is_end(),
             Self::H1Leased(body) => body.is_end(),
-            Self::Raw(_) | Self::Custom(_) => false,
+            Self::Raw(_) | Self::Hop(_) | Self::Custom(_) => false,
         }
     }
 
@@ -133,6 +137,7 @@ impl fmt::Debug for Body {
             Self::Full(_) => "Full",
             Self::Raw(_) => "Raw",
             Self::H1(_) | Self::H1Leased(_) => "H1",
+            Self::Hop(_) => "Hop",
             Self::Custom(_) => "Custom",
         })
     }

@@ -28,6 +28,7 @@ use bytes::Bytes;
 use leno_model::Reason;
 use slab::Slab;
 
+pub(crate) use self::send::reason_of;
 use self::stream::{Receiving, Stream, remember};
 use super::frame::{self, Hello, Kind};
 use super::limits::{
@@ -224,6 +225,11 @@ impl Engine {
 
     pub(crate) fn open_streams(&self) -> u32 {
         self.open
+    }
+
+    /// The highest stream id so far.
+    pub(crate) fn newest_id(&self) -> u32 {
+        self.newest_id
     }
 
     /// Bytes received for readers, and bytes queued by writers.

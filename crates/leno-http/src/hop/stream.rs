@@ -1,0 +1,97 @@
+//! A stream as a body, and a body as what a stream sends. Both ends use them alike.
+
+use std::fmt;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use super::driver::Shared;
+use super::state::StreamKey;
+use crate::body::{Body, BodyError, Frame, PollFrame};
+
+/// The bytes that the peer sends on one stream.
+///
+/// Dropped before its end: at the origination the stream is reset; at the termination the peer is asked to stop sending,
+/// and the answer goes on.
+pub struct HopBody {
+    shared: Rc<Shared>,
+    key: StreamKey,
+    is_over: bool,
+}
+
+impl HopBody {
+    pub(super) fn new(shared: Rc<Shared>, key: StreamKey) -> Self {
+        Self { shared, key, is_over: false }
+    }
+
+    pub(super) fn key(&self) -> StreamKey {
+        self.key
+    }
+
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(self.shared.with(|e| e.poll_body(self.key, cx)));
+        if !matches!(frame, Some(Ok(Frame::Data(_)))) {
+            self.release();
+        }
+        Poll::Ready(frame)
+    }
+
+    /// The reader's side is done; further calls do nothing.
+    pub(super) fn release(&mut self) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            self.shared.with(|e| e.release(self.key));
+        }
+    }
+}
+
+impl Drop for HopBody {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl fmt::Debug for HopBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HopBody({:?})", self.key)
+    }
+}
+
+/// Sends a body on a stream until its end, its error, or until the stream takes no more. Dropping the future leaves the
+/// stream's sending half open; the owner resets the stream then.
+pub(super) async fn pump(shared: &Shared, key: StreamKey, body: Body) {
+    let mut body = match body {
+        Body::Empty => return shared.with(|e| e.send_end(key, None)),
+        Body::Full(bytes) => {
+            return shared.with(|e| {
+                e.send_data(key, bytes);
+                e.send_end(key, None);
+            });
+        }
+        body => body,
+    };
+    if let Err(error) = std::future::poll_fn(|cx| poll_pump(shared, key, &mut body, cx)).await {
+        shared.with(|e| e.reset(key, error.reason, false, &error.detail));
+    }
+}
+
+fn poll_pump(shared: &Shared, key: StreamKey, body: &mut Body, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+    loop {
+        if ready!(shared.with(|e| e.poll_room(key, cx))).is_err() {
+            return Poll::Ready(Ok(()));
+        }
+        match ready!(body.poll_frame(cx)) {
+            Some(Ok(Frame::Data(bytes))) => shared.with(|e| e.send_data(key, bytes)),
+            Some(Ok(Frame::Trailers(fields))) => {
+                shared.with(|e| e.send_end(key, Some(&fields)));
+                return Poll::Ready(Ok(()));
+            }
+            None => {
+                shared.with(|e| e.send_end(key, None));
+                return Poll::Ready(Ok(()));
+            }
+            Some(Err(error)) => return Poll::Ready(Err(error)),
+        }
+    }
+}
