@@ -304,7 +304,8 @@ mod tests {
     fn every_header_value_is_judged() {
         let exact = HeaderMatch { name: "x-role".into(), value: Some(TextMatch::Exact("admin".into())) };
         // values, every, some
-        let table: &[(&[(&str, &str)], bool, bool)] = &[
+        type Lines<'a> = &'a [(&'a str, &'a str)];
+        let table: &[(Lines<'_>, bool, bool)] = &[
             (&[], false, false),
             (&[("X-Role", "admin")], true, true),
             (&[("x-role", " admin\t")], true, true),

@@ -192,7 +192,8 @@ fn headers_are_judged_against_the_caller() {
     };
     let allow = plan(vec![], vec![rule("a", vec![], vec![role()])]);
     let deny = plan(vec![rule("d", vec![], vec![role()])], vec![]);
-    let table: &[(&[(&str, &str)], bool, bool)] = &[
+    type Lines<'a> = &'a [(&'a str, &'a str)];
+    let table: &[(Lines<'_>, bool, bool)] = &[
         (&[("x-role", "guest")], true, true),
         (&[("x-role", "guest"), ("x-role", "root")], false, true),
         (&[("x-role", ""), ("x-role", "guest")], false, true),
