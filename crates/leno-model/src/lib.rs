@@ -15,6 +15,7 @@ pub mod kinds;
 pub mod names;
 pub mod path;
 pub mod pattern;
+pub mod ports;
 pub mod reason;
 pub mod resource;
 pub mod schema;

@@ -20,6 +20,7 @@ pub mod path;
 pub mod request;
 pub mod resilience;
 pub mod route;
+pub mod scope;
 
 pub use access::{AccessPlan, AccessRule, CallerMatch, Decision, DefaultAccess, RequestMatch};
 pub use balance::{Algorithm, BalancePolicy, Balancer, InFlight};
@@ -35,3 +36,4 @@ pub use route::{
     Backend, BackendTarget, PathMatch, RouteChoice, RouteEntry, RouteMatch, RouteRule, RouteTable, RouteTimeouts,
     TimeoutSetting,
 };
+pub use scope::{EgressHost, EgressName, EgressPolicy, IpPrefix, MeshScope};

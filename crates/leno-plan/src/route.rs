@@ -189,6 +189,8 @@ pub enum PathMatch {
         /// Number of path elements in it.
         elements: usize,
     },
+    /// The path ends so; of access rules only.
+    Suffix(Box<[u8]>),
     /// A regex over the whole path.
     Regex(Pattern),
     /// A gRPC method: `/service/method`.
@@ -223,6 +225,7 @@ impl PathMatch {
             Self::Prefix { text, .. } => {
                 decoded.strip_prefix(&**text).is_some_and(|rest| rest.first().is_none_or(|&b| b == b'/'))
             }
+            Self::Suffix(text) => decoded.ends_with(text),
             Self::Regex(pattern) => pattern.is_match(decoded),
             Self::Grpc { service, method } => {
                 let Some((s, m)) = grpc_parts(decoded) else { return false };
@@ -269,6 +272,7 @@ impl RouteMatch {
             Some(PathMatch::Grpc { service, method }) => (2, text(service) * 1024 + text(method)),
             Some(PathMatch::Regex(p)) => (2, p.as_str().len()),
             Some(PathMatch::Prefix { text, .. }) => (1, text.len()),
+            Some(PathMatch::Suffix(text)) => (1, text.len()),
             None => (0, 0),
         };
         let (headers, query) = (self.headers.len(), self.query.len());

@@ -60,15 +60,13 @@ pub struct AccessFrom {
     /// SPIFFE IDs, e.g. `spiffe://mesh.leno/ns/shop/sa/web` or `spiffe://mesh.leno/ns/shop/*`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub identities: Vec<String>,
-    /// Namespaces, of any trust domain the mesh trusts.
+    /// Namespaces of the mesh's own trust domain.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
-    /// Service accounts: `NAME` in the policy's own namespace, `NAMESPACE/NAME` elsewhere.
+    /// Service accounts of the mesh's own trust domain: `NAME` in the policy's own namespace, `NAMESPACE/NAME` elsewhere. Not together
+    /// with `namespaces`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub service_accounts: Vec<String>,
-    /// SPIFFE IDs that do not fit, whatever the other fields say.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub not_identities: Vec<String>,
 }
 
 /// What is called. Of the fields given, each must fit; in a list, one entry must. On a port that is not HTTP an allow with `methods`
@@ -82,7 +80,7 @@ pub struct AccessTo {
     /// HTTP methods, e.g. `GET`; byte for byte.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<String>,
-    /// Paths without query, after normalisation: `/exact`, `/prefix/*` or `*.suffix`.
+    /// Paths without query, after normalisation: `/exact`, `/prefix/*` (that path and all below it) or `*.suffix`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,
 }

@@ -25,7 +25,7 @@ pub struct TrafficPolicySpec {
     /// When a failed request is sent again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retries: Option<Retries>,
-    /// How much one proxy has under way to the service.
+    /// How much one proxy has under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
     /// When an endpoint is left out for a time.
@@ -122,7 +122,8 @@ pub struct RetryBudget {
     pub min_per_second: Option<u32>,
 }
 
-/// How much one proxy has under way to the service; over it the answer is 503 (`overloaded`). No limit where one is absent.
+/// How much one proxy has under way: a caller's to the service, and an instance's from all callers. Over it the answer is 503
+/// (`overloaded`). No limit where one is absent.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {

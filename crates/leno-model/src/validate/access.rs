@@ -49,19 +49,21 @@ fn caller(from: &AccessFrom, namespace: &str, path: &FieldPath, findings: &mut F
         // `from: [{}]` is one slip of indentation away from a list of callers.
         findings.error(Code::MissingField, path, "names no caller; leave `from` out to mean any caller");
     }
-    for (field, identities) in [("identities", &from.identities), ("notIdentities", &from.not_identities)] {
-        for (index, text) in identities.iter().enumerate() {
-            let path = path.key(field).index(index);
-            let Some(pattern) = pattern(text, &path, findings) else { continue };
-            let fine = match &pattern {
-                Pattern::Exact(id) => crate::identity::SpiffeId::new(id).is_ok(),
-                Pattern::Prefix(prefix) => prefix.starts_with("spiffe://"),
-                Pattern::Suffix(_) | Pattern::Any => true,
-            };
-            if !fine {
-                let message = format!("`{}` is not a SPIFFE ID, nor the start of one", clip(text));
-                findings.error(Code::InvalidValue, &path, message);
-            }
+    if !from.namespaces.is_empty() && !from.service_accounts.is_empty() {
+        let message = "not together with `namespaces`: write NAMESPACE/NAME";
+        findings.error(Code::InvalidValue, &path.key("serviceAccounts"), message);
+    }
+    for (index, text) in from.identities.iter().enumerate() {
+        let path = path.key("identities").index(index);
+        let Some(pattern) = pattern(text, &path, findings) else { continue };
+        let fine = match &pattern {
+            Pattern::Exact(id) => crate::identity::SpiffeId::new(id).is_ok(),
+            Pattern::Prefix(prefix) => prefix.starts_with("spiffe://"),
+            Pattern::Suffix(_) | Pattern::Any => true,
+        };
+        if !fine {
+            let message = format!("`{}` is not a SPIFFE ID, nor the start of one", clip(text));
+            findings.error(Code::InvalidValue, &path, message);
         }
     }
     for (index, text) in from.namespaces.iter().enumerate() {
@@ -113,7 +115,9 @@ fn called(to: &AccessTo, path: &FieldPath, findings: &mut Findings<'_>) {
         let path = path.key("paths").index(index);
         let judged = match pattern(entry, &path, findings) {
             Some(Pattern::Exact(exact)) => text::path(&exact),
-            Some(Pattern::Prefix(prefix)) => text::path(&prefix),
+            // By whole segments, so that `/admin/*` covers `/admin` and nobody is surprised by `/administrator`.
+            Some(Pattern::Prefix(prefix)) if prefix.ends_with('/') => text::path(&prefix),
+            Some(Pattern::Prefix(_)) => Err(format!("`{}` is not a path prefix: end it with `/*`", clip(entry))),
             // What a path ends with is judged as if a path began before it.
             Some(Pattern::Suffix(suffix)) if suffix.starts_with('/') => text::path(&suffix),
             Some(Pattern::Suffix(suffix)) => text::path(&format!("/x{suffix}")),
