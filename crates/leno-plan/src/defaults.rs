@@ -67,7 +67,7 @@ pub enum Value {
 
 /// A row of the table.
 #[derive(Debug, Clone, Copy)]
-pub struct Default {
+pub struct Entry {
     /// What it is of.
     pub what: &'static str,
     /// Its value.
@@ -76,12 +76,12 @@ pub struct Default {
     pub why: &'static str,
 }
 
-const fn row(what: &'static str, value: Value, why: &'static str) -> Default {
-    Default { what, value, why }
+const fn row(what: &'static str, value: Value, why: &'static str) -> Entry {
+    Entry { what, value, why }
 }
 
 /// Every default.
-pub const DEFAULTS: &[Default] = &[
+pub const DEFAULTS: &[Entry] = &[
     row("mTLS between members", Value::Text("strict"), "permissive is an explicit, visible migration state"),
     row("access", Value::Text("members of the same mesh"), "usable in the first hour, one line of MeshConfig to close"),
     row("egress", Value::Text("allow, counted"), "nothing breaks on joining; `MeshConfig.egress: deny` closes"),

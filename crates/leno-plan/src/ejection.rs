@@ -16,9 +16,9 @@
 //! It holds for the process: workers read one atomic word per endpoint ([`EndpointHealth::is_ready`]) and write only on a change.
 //! Whether an endpoint may go is decided under a lock, which is taken only when the threshold is reached, so that the share is exact.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::defaults;
@@ -98,26 +98,52 @@ impl EndpointHealth {
     }
 }
 
-/// The health of one service's endpoints, process-wide.
+/// The health of one service port's endpoints, process-wide.
+///
+/// It holds them weakly: an endpoint's state lives as long as some worker's balancer or request has it. So workers may take over
+/// a new set at different moments, in any order, and still share the state of each endpoint.
 #[derive(Debug, Default)]
 pub struct ServiceHealth {
-    members: Mutex<BTreeMap<Arc<str>, Arc<EndpointHealth>>>,
+    members: Mutex<BTreeMap<Arc<str>, Weak<EndpointHealth>>>,
     /// Held while an ejection is decided.
-    ejected: Mutex<Vec<Arc<EndpointHealth>>>,
+    ejected: Mutex<Vec<Weak<EndpointHealth>>>,
+    /// Endpoints with a weight in the latest set.
     total: AtomicU32,
 }
 
 impl ServiceHealth {
-    /// Takes over a new set of endpoints; those that stay keep their state. Returns their health in the set's order.
+    /// Takes over a new set of endpoints; those that stay keep their state. Returns their health in the set's order. If the set
+    /// leaves none but ejected ones, the one that would return first is taken back at once.
     pub fn update(&self, set: &EndpointSet) -> Vec<Arc<EndpointHealth>> {
-        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        let next: BTreeMap<_, _> =
-            set.as_slice().iter().map(|e| (e.key.clone(), members.get(&e.key).cloned().unwrap_or_default())).collect();
-        let mut ejected = self.ejected.lock().unwrap_or_else(PoisonError::into_inner);
-        ejected.retain(|e| next.values().any(|m| Arc::ptr_eq(m, e)));
-        self.total.store(u32::try_from(next.len()).unwrap_or(u32::MAX), Relaxed);
-        *members = next;
-        members.values().cloned().collect()
+        let mut members = lock(&self.members);
+        members.retain(|_, health| health.strong_count() > 0);
+        let mut all = Vec::with_capacity(set.len());
+        for endpoint in set.as_slice() {
+            let health = members.get(&endpoint.key).and_then(Weak::upgrade).unwrap_or_default();
+            members.insert(endpoint.key.clone(), Arc::downgrade(&health));
+            all.push(health);
+        }
+        let weighted = set.as_slice().iter().zip(&all).filter(|(e, _)| e.weight > 0);
+        self.total.store(u32::try_from(weighted.clone().count()).unwrap_or(u32::MAX), Relaxed);
+
+        let mut ejected = lock(&self.ejected);
+        ejected.retain(|e| e.strong_count() > 0);
+        let out: BTreeSet<_> = ejected.iter().map(Weak::as_ptr).collect();
+        let mut soonest: Option<&Arc<EndpointHealth>> = None;
+        for (_, health) in weighted {
+            if !out.contains(&Arc::as_ptr(health)) {
+                return all;
+            }
+            let until = health.ejected_until.load(Relaxed);
+            if soonest.is_none_or(|s| until < s.ejected_until.load(Relaxed)) {
+                soonest = Some(health);
+            }
+        }
+        if let Some(last) = soonest {
+            last.ejected_until.store(0, Relaxed);
+            ejected.retain(|e| e.as_ptr() != Arc::as_ptr(last));
+        }
+        all
     }
 
     /// Records how an attempt on an endpoint of this service went.
@@ -143,9 +169,10 @@ impl ServiceHealth {
     }
 
     fn try_eject(&self, policy: &EjectionPolicy, endpoint: &Arc<EndpointHealth>, now: u64) -> Change {
-        let mut ejected = self.ejected.lock().unwrap_or_else(PoisonError::into_inner);
-        ejected.retain(|e| !e.is_ready(now));
-        if ejected.iter().any(|e| Arc::ptr_eq(e, endpoint)) {
+        let mut ejected = lock(&self.ejected);
+        ejected.retain(|e| e.upgrade().is_some_and(|e| !e.is_ready(now)));
+        // Another worker was faster.
+        if !endpoint.is_ready(now) {
             return Change::None;
         }
         // Counted anew either way: a spared endpoint is asked about again after as many failures, not at each one.
@@ -162,16 +189,20 @@ impl ServiceHealth {
         let length = base.saturating_mul(times);
         endpoint.times.store(u32::try_from(times).unwrap_or(u32::MAX), Relaxed);
         endpoint.ejected_until.store(now.saturating_add(length), Relaxed);
-        ejected.push(endpoint.clone());
+        ejected.push(Arc::downgrade(endpoint));
         Change::Ejected(Duration::from_nanos(length))
     }
 
     /// How many are ejected at `now`.
     #[must_use]
     pub fn ejected(&self, now: u64) -> usize {
-        let ejected = self.ejected.lock().unwrap_or_else(PoisonError::into_inner);
-        ejected.iter().filter(|e| !e.is_ready(now)).count()
+        lock(&self.ejected).iter().filter(|e| e.upgrade().is_some_and(|e| !e.is_ready(now))).count()
     }
+}
+
+/// What is under these locks is valid after every step, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -248,8 +279,45 @@ mod tests {
         let grown = service.update(&set(6));
         assert!(Arc::ptr_eq(&all[3], &grown[3]) && !grown[3].is_ready(SECOND));
         assert_eq!(service.ejected(SECOND), 1);
-        service.update(&set(2));
-        assert_eq!(service.ejected(SECOND), 0);
+        let shrunk = service.update(&set(2));
+        drop((all, grown));
+        assert_eq!((service.ejected(SECOND), shrunk.len()), (0, 2));
+        assert!(service.update(&set(4))[3].is_ready(SECOND), "it was gone, and starts anew");
+    }
+
+    #[test]
+    fn workers_may_take_over_sets_in_any_order() {
+        let service = ServiceHealth::default();
+        let fast = service.update(&set(4));
+        let slow = service.update(&set(3));
+        let then = service.update(&set(4));
+        assert!((0..4).all(|at| Arc::ptr_eq(&fast[at], &then[at])) && Arc::ptr_eq(&fast[0], &slow[0]));
+    }
+
+    #[test]
+    fn a_set_that_leaves_only_ejected_ones_takes_one_back() {
+        let service = ServiceHealth::default();
+        let all = service.update(&set(4));
+        fail(&service, &all[1], 5, 2 * SECOND);
+        fail(&service, &all[0], 5, SECOND);
+        let left = service.update(&set(2));
+        assert_eq!(
+            left.iter().map(|h| h.is_ready(3 * SECOND)).collect::<Vec<_>>(),
+            [true, false],
+            "the one that is due first"
+        );
+        assert_eq!(service.ejected(3 * SECOND), 1);
+        assert!(service.update(&set(0)).is_empty());
+    }
+
+    #[test]
+    fn endpoints_without_weight_do_not_count_as_ready() {
+        let service = ServiceHealth::default();
+        let endpoint = |key: &str, weight| {
+            Arc::new(Endpoint { key: key.into(), transports: vec![], zone: None, labels: Arc::default(), weight })
+        };
+        let all = service.update(&EndpointSet::new([endpoint("a", 1), endpoint("b", 0)]));
+        assert_eq!(fail(&service, &all[0], 5, SECOND), Change::Spared);
     }
 
     #[test]

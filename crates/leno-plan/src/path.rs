@@ -377,7 +377,7 @@ mod tests {
                 let meaning = decode(&first);
                 prop_assert!(std::str::from_utf8(&meaning).is_ok() && !meaning.contains(&b'\\'));
                 // Decoding for comparison makes no new segments.
-                let mut slashes = |p: &[u8]| p.iter().filter(|&&b| b == b'/').count();
+                let slashes = |p: &[u8]| p.iter().filter(|&&b| b == b'/').count();
                 prop_assert_eq!(slashes(&meaning), slashes(&first));
             }
         }
