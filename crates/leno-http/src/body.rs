@@ -13,6 +13,7 @@ use bytes::Bytes;
 use leno_model::Reason;
 
 use crate::h1::{IncomingBody, LeasedBody};
+use crate::h2::H2Body;
 use crate::head::{Fields, RequestHead, ResponseHead};
 use crate::hop::HopBody;
 use crate::raw::RawBody;
@@ -72,6 +73,8 @@ pub enum Body {
     H1Leased(Box<LeasedBody>),
     /// A stream of a hop.
     Hop(HopBody),
+    /// From an HTTP/2 stream.
+    H2(Box<H2Body>),
     /// Another source.
     Custom(Box<dyn BodyStream>),
 }
@@ -90,6 +93,7 @@ impl Body {
             Self::H1(body) => body.poll_frame(cx),
             Self::H1Leased(body) => body.poll_frame(cx),
             Self::Hop(body) => body.poll_frame(cx),
+            Self::H2(body) => body.poll_frame(cx),
             Self::Custom(stream) => stream.poll_frame(cx),
         };
         if matches!(polled, Poll::Ready(None | Some(Err(_) | Ok(Frame::Trailers(_))))) {
@@ -111,6 +115,7 @@ impl Body {
             Self::Full(bytes) => bytes.is_empty(),
             Self::H1(body) => body.is_end(),
             Self::H1Leased(body) => body.is_end(),
+            Self::H2(body) => body.is_end(),
             Self::Raw(_) | Self::Hop(_) | Self::Custom(_) => false,
         }
     }
@@ -138,6 +143,7 @@ impl fmt::Debug for Body {
             Self::Raw(_) => "Raw",
             Self::H1(_) | Self::H1Leased(_) => "H1",
             Self::Hop(_) => "Hop",
+            Self::H2(_) => "H2",
             Self::Custom(_) => "Custom",
         })
     }

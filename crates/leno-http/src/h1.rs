@@ -12,7 +12,8 @@ mod send;
 mod server;
 mod source;
 
-pub(crate) use client::connect;
-pub use client::{Client, ClientSettings, LeasedBody};
+pub use client::{Client, ClientSettings, LeasedBody, connect};
+pub(crate) use request::content_length;
 pub use server::serve;
 pub use source::IncomingBody;
+pub(crate) use source::{Framing, Source};

@@ -13,13 +13,17 @@
 
 pub mod authority;
 pub mod body;
+pub mod detect;
 pub mod h1;
+pub mod h2;
 pub mod head;
 pub mod hop;
 pub mod hygiene;
+mod pump;
 pub mod raw;
 pub mod refusal;
 pub mod serve;
+pub mod tcp;
 
 pub use body::{Body, BodyError, BodyStream, Frame, InterimSink, Request, Response};
 pub use head::{BodyLength, Fields, HeadError, Method, RequestHead, ResponseHead, Version};

@@ -9,18 +9,17 @@
 //! A request that may have reached the application is never sent twice, not even when a kept connection turns out to be dead:
 //! whether the application closed it before or after working on the request cannot be seen from here.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use leno_model::Reason;
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 
 use super::pool::Pool;
 use super::response::{self, Asked, ParsedResponse, ResponseBody};
@@ -28,6 +27,7 @@ use super::send::{SendError, Writer};
 use super::source::{Framing, HeadEnd, IncomingBody, Source};
 use crate::body::{Body, InterimSink, PollFrame, Request, Response};
 use crate::head::BodyLength;
+use crate::pump::{Gate, Pump};
 use crate::raw::{end_sending, reset};
 use crate::refusal::StreamError;
 
@@ -180,11 +180,7 @@ impl Exchange<'_> {
             is_tunnel,
             stall: self.client.settings.write_timeout,
         });
-        let pumped = Pumped::start(pump).await;
-        if let Some(Err(error)) = pumped.result() {
-            return Err(Failure::Stream(send_error(error)));
-        }
-        lease.pump = Some((pumped, gate));
+        lease.pump = Some((Pump::start(pump).await, gate));
         self.answer(lease, interim.as_ref(), is_tunnel).await.map_err(Failure::Stream)
     }
 
@@ -247,7 +243,7 @@ impl Exchange<'_> {
 ///
 /// # Errors
 /// `connect_timeout` or `connect_refused`; nothing was sent.
-pub(crate) async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, StreamError> {
+pub async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, StreamError> {
     match tokio::time::timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(io)) => {
             let _ = io.set_nodelay(true);
@@ -295,36 +291,6 @@ fn send_error(error: SendError) -> StreamError {
     }
 }
 
-/// Holds a body back until the application wants it.
-#[derive(Default)]
-struct Gate {
-    /// `Some(false)`: it will never be wanted.
-    state: Cell<Option<bool>>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Gate {
-    fn open(&self, wanted: bool) {
-        if self.state.get().is_none() {
-            self.state.set(Some(wanted));
-            if let Some(waker) = self.waker.take() {
-                waker.wake();
-            }
-        }
-    }
-
-    async fn passed(&self) -> bool {
-        poll_fn(|cx| match self.state.get() {
-            Some(wanted) => Poll::Ready(wanted),
-            None => {
-                self.waker.replace(Some(cx.waker().clone()));
-                Poll::Pending
-            }
-        })
-        .await
-    }
-}
-
 struct PumpParts {
     io: Rc<TcpStream>,
     head: crate::head::RequestHead,
@@ -340,7 +306,7 @@ async fn pump(mut parts: PumpParts) -> Result<bool, SendError> {
     let progress = Cell::new(0);
     let mut writer = Writer::new(&parts.io, &progress, (!parts.is_tunnel).then_some(parts.stall));
     writer.request(&parts.head, &parts.host);
-    if parts.gate.state.get().is_none() {
+    if parts.gate.is_closed() {
         writer.flush().await?;
         if !parts.gate.passed().await {
             return Ok(false);
@@ -356,72 +322,12 @@ async fn pump(mut parts: PumpParts) -> Result<bool, SendError> {
     Ok(true)
 }
 
-/// The task that sends a request body; aborted when dropped.
-struct Pumped {
-    state: Rc<PumpState>,
-    task: Option<AbortHandle>,
-}
-
-#[derive(Default)]
-struct PumpState {
-    result: RefCell<Option<Result<bool, SendError>>>,
-    is_over: Cell<bool>,
-    is_whole: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Pumped {
-    /// Goes as far as it can at once, so that the head leaves in this turn, and on in a task if that is not all.
-    async fn start(pump: impl Future<Output = Result<bool, SendError>> + 'static) -> Self {
-        let mut pump: Pin<Box<dyn Future<Output = _>>> = Box::pin(pump);
-        let state = Rc::new(PumpState::default());
-        let task = match poll_fn(|cx| Poll::Ready(pump.as_mut().poll(cx))).await {
-            Poll::Ready(result) => {
-                state.set(result);
-                None
-            }
-            Poll::Pending => {
-                let state = Rc::clone(&state);
-                Some(tokio::task::spawn_local(async move { state.set(pump.await) }).abort_handle())
-            }
-        };
-        Self { state, task }
-    }
-
-    fn result(&self) -> Option<Result<bool, SendError>> {
-        self.state.result.take()
-    }
-
-    fn detach(mut self) {
-        self.task = None;
-    }
-}
-
-impl PumpState {
-    fn set(&self, result: Result<bool, SendError>) {
-        self.is_over.set(true);
-        self.is_whole.set(matches!(result, Ok(true)));
-        self.result.replace(Some(result));
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-impl Drop for Pumped {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
-    }
-}
-
 /// A connection in use: back to the pool when both messages are through, closed otherwise.
 struct Lease {
     source: Option<Rc<Source>>,
     pool: Rc<Pool>,
     address: SocketAddr,
-    pump: Option<(Pumped, Rc<Gate>)>,
+    pump: Option<(Pump<SendError>, Rc<Gate>)>,
 }
 
 impl Lease {
@@ -434,7 +340,7 @@ impl Lease {
     }
 
     fn is_waiting_for_100(&self) -> bool {
-        self.pump.as_ref().is_some_and(|(_, gate)| gate.state.get().is_none())
+        self.pump.as_ref().is_some_and(|(_, gate)| gate.is_closed())
     }
 
     fn open_gate(&self, wanted: bool) {
@@ -446,18 +352,15 @@ impl Lease {
     /// Ready with an error if the caller's body failed; an application that takes no more bytes is no error yet.
     fn poll_pump(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         let Some((pumped, _)) = &self.pump else { return Poll::Pending };
-        match pumped.result() {
-            Some(Err(error @ (SendError::Body(_) | SendError::Length))) => Poll::Ready(Err(send_error(error))),
-            Some(_) => Poll::Ready(Ok(())),
-            None => {
-                pumped.state.waker.replace(Some(cx.waker().clone()));
-                Poll::Pending
-            }
+        match pumped.poll_failure(cx) {
+            Poll::Ready(Err(error @ (SendError::Body(_) | SendError::Length))) => Poll::Ready(Err(send_error(error))),
+            Poll::Ready(_) => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
         }
     }
 
     /// Makes the response; its body holds the lease.
-    fn response(mut self, parsed: ParsedResponse) -> Response {
+    fn response(self, parsed: ParsedResponse) -> Response {
         let framing = match parsed.body {
             ResponseBody::None => Framing::Done,
             ResponseBody::Length(length) => Framing::Length(length),
@@ -472,7 +375,7 @@ impl Lease {
         // A second of margin: the server's clock started before ours.
         let limit = parsed.keep_alive_seconds.map(|s| Duration::from_secs(s.saturating_sub(1)));
         let is_done =
-            matches!(parsed.body, ResponseBody::None) && self.pump.as_ref().is_none_or(|(p, _)| p.state.is_over.get());
+            matches!(parsed.body, ResponseBody::None) && self.pump.as_ref().is_none_or(|(pump, _)| pump.is_over());
         let mut body = LeasedBody { body, lease: Some(self), keep_alive: parsed.keep_alive, limit, is_raw };
         if is_done {
             body.finish();
@@ -527,7 +430,7 @@ impl LeasedBody {
             }
             return;
         }
-        let is_request_out = pump.as_ref().is_none_or(|(pumped, _)| pumped.state.is_whole.get());
+        let is_request_out = pump.as_ref().is_none_or(|(pumped, _)| pumped.is_whole());
         if self.keep_alive && is_request_out {
             lease.pool.put(lease.address, source, self.limit);
         }

@@ -158,7 +158,7 @@ impl Lines {
 }
 
 /// A Content-Length is digits and nothing else: no sign, no list (RFC 9112 section 6.3 lets a recipient refuse them).
-pub(super) fn content_length(value: &[u8]) -> Result<u64, ParseError> {
+pub(crate) fn content_length(value: &[u8]) -> Result<u64, ParseError> {
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
         return Err(ParseError::Malformed("invalid Content-Length"));
     }

@@ -32,7 +32,7 @@ const GATHERED: usize = 16 * 1024;
 
 /// How the body ends that is being read.
 #[derive(Debug)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     /// It has ended, or there is none.
     Done,
     Length(u64),
@@ -48,14 +48,14 @@ pub(super) enum Framing {
 
 /// Why no head came.
 #[derive(Debug)]
-pub(super) enum HeadEnd {
+pub(crate) enum HeadEnd {
     /// The peer ended its side; `true` if a part of a head had arrived.
     Eof(bool),
     Io(io::Error),
     Invalid(ParseError),
 }
 
-pub(super) struct Source {
+pub(crate) struct Source {
     pub io: Rc<TcpStream>,
     /// Whose fault a broken connection is.
     broken: Reason,
