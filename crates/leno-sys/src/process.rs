@@ -1,0 +1,154 @@
+//! This process, its children, its limits.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+
+pub use libc::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
+
+/// What a process has used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Resident memory in bytes.
+    pub rss_bytes: u64,
+    /// Processor time, user and kernel, of all threads.
+    pub cpu: Duration,
+    /// Threads.
+    pub threads: u32,
+}
+
+/// The user that this process acts as.
+#[must_use]
+pub fn effective_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Workers for the processors that this process may use: affinity and cgroup quota (v1 and v2) count, at least 1.
+#[must_use]
+pub fn worker_count() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Open files permitted now.
+#[must_use]
+pub fn open_file_limit() -> u64 {
+    rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Raises the permitted number of open files as far as is allowed, and returns it. Connections are capped by it.
+pub fn raise_open_file_limit() -> io::Result<u64> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        rustix::process::setrlimit(Resource::Nofile, raised)?;
+    }
+    Ok(open_file_limit())
+}
+
+/// The child that `command` starts gets `signal` when the *thread* that started it ends (prctl(2)): start it from a
+/// thread that lives as long as the process.
+#[expect(unsafe_code, reason = "Command::pre_exec is unsafe")]
+pub fn die_with_parent(command: &mut Command, signal: i32) {
+    let parent = std::process::id();
+    let set = move || {
+        // SAFETY: prctl(PR_SET_PDEATHSIG) takes a number and touches this process only.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::c_ulong::from(signal.cast_unsigned())) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // The parent may have ended before the call: then no signal would ever come.
+        // SAFETY: getppid has no preconditions.
+        if unsafe { libc::getppid() }.cast_unsigned() != parent {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes two system calls; errors are made from numbers, without
+    // allocation.
+    unsafe { command.pre_exec(set) };
+}
+
+/// Sends a signal to one process. Only for children that were not waited for yet: a number may be used again.
+pub fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("no such {what}"));
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| invalid("process number"))?;
+    let signal = Signal::from_named_raw(signal).ok_or_else(|| invalid("signal"))?;
+    Ok(rustix::process::kill_process(pid, signal)?)
+}
+
+/// What a process has used so far; `None` once it is gone.
+#[must_use]
+pub fn usage(pid: u32) -> Option<Usage> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may contain anything; fields are counted after its end (proc_pid_stat(5), field 3 on).
+    let fields: Vec<&str> = stat.get(stat.rfind(')')? + 2..)?.split_ascii_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let ticks = number(14)? + number(15)?;
+    let nanos = ticks.saturating_mul(1_000_000_000 / rustix::param::clock_ticks_per_second());
+    Some(Usage {
+        rss_bytes: number(24)? * u64::try_from(rustix::param::page_size()).ok()?,
+        cpu: Duration::from_nanos(nanos),
+        threads: u32::try_from(number(20)?).ok()?,
+    })
+}
+
+/// A process that has this socket open, as far as this user may look.
+#[must_use]
+pub fn pid_of_socket(inode: u64) -> Option<u32> {
+    let wanted = format!("socket:[{inode}]");
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let Ok(fds) = std::fs::read_dir(entry.path().join("fd")) else { continue };
+        if fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|l| l.as_os_str() == wanted.as_str())) {
+            return Some(pid);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Stdio;
+
+    #[test]
+    fn this_process_has_used_something() {
+        let used = usage(std::process::id()).unwrap();
+        assert!(used.rss_bytes > 100_000 && used.threads >= 1, "{used:?}");
+        assert_eq!(usage(u32::MAX), None);
+        assert!(worker_count() >= 1);
+    }
+
+    #[test]
+    fn the_file_limit_is_raised_to_what_is_allowed() {
+        let raised = raise_open_file_limit().unwrap();
+        assert_eq!(raised, open_file_limit());
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+    }
+
+    #[test]
+    fn signals_reach_children() {
+        use std::os::unix::process::ExitStatusExt;
+        let mut child = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
+        send_signal(child.id(), libc::SIGTERM).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+        assert!(send_signal(0, libc::SIGTERM).is_err());
+        assert!(send_signal(u32::MAX, libc::SIGTERM).is_err());
+    }
+
+    #[test]
+    fn a_child_dies_with_the_thread_that_started_it() {
+        use std::os::unix::process::ExitStatusExt;
+        let start = || {
+            let mut command = Command::new("sleep");
+            command.arg("600");
+            die_with_parent(&mut command, libc::SIGKILL);
+            command.spawn().unwrap()
+        };
+        let mut child = std::thread::spawn(start).join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+    }
+}
