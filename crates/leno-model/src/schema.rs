@@ -176,6 +176,20 @@ impl<'s> SchemaRef<'s> {
         self.resolve().node[UNSUPPORTED].as_array().into_iter().flatten().filter_map(Value::as_str)
     }
 
+    /// Whether the text is a duration.
+    #[must_use]
+    pub fn is_duration(self) -> bool {
+        self.resolve().node["format"] == time_span::FORMAT
+    }
+
+    /// The values of a closed set with what each means; the meaning is empty where the values explain themselves.
+    #[must_use]
+    pub fn described_values(self) -> Vec<(&'s str, &'s str)> {
+        let node = self.resolve().node;
+        let variants = node["oneOf"].as_array().into_iter().flatten();
+        variants.filter_map(|v| Some((v["const"].as_str()?, v["description"].as_str().unwrap_or_default()))).collect()
+    }
+
     fn bound(self, name: &str) -> Option<f64> {
         // A field's own bounds stand beside its reference.
         let resolved = self.resolve().node;
@@ -371,7 +385,7 @@ impl<'n> Findings<'n> {
                     self.error(Code::InvalidValue, path, format!("{n} is out of range: {range}"));
                 }
             }
-            NodeValue::Text(text) if schema.resolve().node["format"] == time_span::FORMAT => {
+            NodeValue::Text(text) if schema.is_duration() => {
                 if let Err(e) = text.parse::<TimeSpan>() {
                     self.error(Code::InvalidValue, path, e.to_string());
                 }
