@@ -6,7 +6,11 @@ use anyhow::{Context, bail};
 
 /// The generated pages: file name below docs/reference, and its text.
 fn pages() -> Vec<(&'static str, String)> {
-    vec![]
+    vec![
+        ("reasons.md", leno_telemetry::reference::reasons_page()),
+        ("metrics.md", leno_telemetry::reference::metrics_page()),
+        ("defaults.md", leno_plan::defaults::defaults_page()),
+    ]
 }
 
 /// Writes or checks every generated page.
