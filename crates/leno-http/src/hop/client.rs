@@ -25,8 +25,8 @@ impl Connection {
     /// [`Connection::ready`].
     #[must_use]
     pub fn start(io: TcpStream, tls: TlsSession, settings: HopSettings, registry: &Rc<Registry>) -> Rc<Self> {
-        let shared = Shared::new(Side::Origination, io, tls, Rc::clone(registry), &settings);
-        let driver = Driver::new(Rc::clone(&shared), settings);
+        let driver = Driver::new(Side::Origination, io, tls, settings, registry);
+        let shared = driver.shared();
         tokio::task::spawn_local(async move {
             // The outcome is what every stream was told; a hop without streams concerns nobody.
             let _ = driver.run(|_| {}).await;

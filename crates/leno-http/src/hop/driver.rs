@@ -16,13 +16,15 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use leno_model::Reason;
 use leno_net::tls::{ALPN_HOP, TlsSession};
 use leno_runtime::{Clock, SystemClock};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
@@ -72,7 +74,7 @@ pub(crate) struct Shared {
     pub(crate) side: Side,
     pub(crate) registry: Rc<Registry>,
     pub(crate) peer: OnceCell<Rc<Peer>>,
-    io: TcpStream,
+    io: OwnedWriteHalf,
     inner: RefCell<Inner>,
     started: Instant,
     clock: SystemClock,
@@ -86,16 +88,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(
+    fn new(
         side: Side,
-        io: TcpStream,
+        io: OwnedWriteHalf,
         tls: TlsSession,
         registry: Rc<Registry>,
         settings: &HopSettings,
     ) -> Rc<Self> {
-        // Without these the hop still works, only slower: an old kernel is no reason to refuse traffic.
-        let _ = io.set_nodelay(true);
-        let _ = socket2::SockRef::from(&io).set_tcp_notsent_lowat(UNSENT);
         let engine = Engine::new(side, registry.budget());
         let shared = Rc::new(Self {
             side,
@@ -174,23 +173,6 @@ impl Shared {
             }
             changed.await;
         }
-    }
-
-    /// Feeds what the socket has; `Ok(false)` if it had nothing.
-    fn read(&self, is_discarding: bool) -> Result<bool, HopError> {
-        raw::with_scratch(|scratch| {
-            let length = match self.io.try_read(scratch) {
-                Ok(0) => return Err(self.lost("the peer closed the connection")),
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(self.lost(&error.to_string())),
-            };
-            self.registry.stats().bytes_in(length);
-            if !is_discarding {
-                with_buffer(&PLAIN, |plain| self.take_in(&scratch[..length], plain))?;
-            }
-            Ok(true)
-        })
     }
 
     fn take_in(&self, sealed: &[u8], plain: &mut Vec<u8>) -> Result<(), HopError> {
@@ -308,6 +290,7 @@ enum Phase {
 /// Drives one hop to its end.
 pub(crate) struct Driver {
     shared: Rc<Shared>,
+    reader: OwnedReadHalf,
     settings: HopSettings,
     timer: Pin<Box<Sleep>>,
     phase: Phase,
@@ -319,10 +302,25 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(shared: Rc<Shared>, settings: HopSettings) -> Self {
+    pub(crate) fn new(
+        side: Side,
+        io: TcpStream,
+        tls: TlsSession,
+        settings: HopSettings,
+        registry: &Rc<Registry>,
+    ) -> Self {
+        // Without these the hop still works, only slower: an old kernel is no reason to refuse traffic.
+        let _ = io.set_nodelay(true);
+        let _ = socket2::SockRef::from(&io).set_tcp_notsent_lowat(UNSENT);
+        let (reader, writer) = io.into_split();
+        let shared = Shared::new(side, writer, tls, Rc::clone(registry), &settings);
         let timer = Box::pin(tokio::time::sleep(settings.handshake_timeout));
         let idle = (0, Instant::now());
-        Self { shared, settings, timer, phase: Phase::Open, is_armed: false, idle, outcome: Ok(()) }
+        Self { shared, reader, settings, timer, phase: Phase::Open, is_armed: false, idle, outcome: Ok(()) }
+    }
+
+    pub(crate) fn shared(&self) -> Rc<Shared> {
+        Rc::clone(&self.shared)
     }
 
     /// Runs until the connection is over; `accept` is called for every stream that the peer opens.
@@ -353,22 +351,33 @@ impl Driver {
     /// Reads what there is. An error means that the connection is over.
     fn poll_read(&mut self, cx: &mut Context<'_>, accept: &mut impl FnMut(Accepted)) -> Result<(), ()> {
         for _ in 0..ROUNDS {
-            let Poll::Ready(ready) = self.shared.io.poll_read_ready(cx) else { return Ok(()) };
-            let read = match ready {
-                Ok(()) => self.shared.read(self.phase != Phase::Open),
-                Err(error) => Err(self.shared.lost(&error.to_string())),
-            };
+            let Poll::Ready(read) = self.poll_feed(cx) else { return Ok(()) };
             while let Some(accepted) = self.shared.with(Engine::next_accepted) {
                 accept(accepted);
             }
-            match read {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(error) => return self.broken(error),
+            if let Err(error) = read {
+                return self.broken(error);
             }
         }
         cx.waker().wake_by_ref();
         Ok(())
+    }
+
+    /// Feeds one read's worth. `poll_read` and not `try_read`, because it knows that a short read emptied the socket: the
+    /// call that would only say so is saved.
+    fn poll_feed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), HopError>> {
+        let (shared, reader, is_open) = (&self.shared, &mut self.reader, self.phase == Phase::Open);
+        raw::with_scratch(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            Poll::Ready(match ready!(Pin::new(reader).poll_read(cx, &mut buffer)) {
+                Ok(()) if buffer.filled().is_empty() => Err(shared.lost("the peer closed the connection")),
+                Ok(()) => {
+                    shared.registry.stats().bytes_in(buffer.filled().len());
+                    if is_open { with_buffer(&PLAIN, |plain| shared.take_in(buffer.filled(), plain)) } else { Ok(()) }
+                }
+                Err(error) => Err(shared.lost(&error.to_string())),
+            })
+        })
     }
 
     /// What to do about an error while reading: tell the peer if it still listens, or end.
@@ -413,7 +422,7 @@ impl Driver {
         }
         while self.shared.is_dirty.get() || self.shared.has_unsent() {
             if self.shared.has_unsent() {
-                match self.shared.io.poll_write_ready(cx) {
+                match self.shared.io.as_ref().poll_write_ready(cx) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(error)) => return self.broken(self.shared.lost(&error.to_string())),
@@ -448,7 +457,7 @@ impl Driver {
         }
         self.phase = Phase::Lingering;
         cx.waker().wake_by_ref();
-        raw::end_sending(&self.shared.io).map_err(|_| ())
+        raw::end_sending(self.shared.io.as_ref()).map_err(|_| ())
     }
 
     /// The timer fired: what is due, and when to look again. An error means that the connection is over.

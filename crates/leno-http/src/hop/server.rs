@@ -38,8 +38,8 @@ where
     H: Fn(StreamMeta, Rc<Peer>, Request) -> F + 'static,
     F: Future<Output = Result<Response, Refusal>> + 'static,
 {
-    let shared = Shared::new(Side::Termination, io, tls, Rc::clone(registry), &settings);
-    let driver = Driver::new(Rc::clone(&shared), settings);
+    let driver = Driver::new(Side::Termination, io, tls, settings, registry);
+    let shared = driver.shared();
     let handler = Rc::new(handler);
     let accept = |accepted| {
         tokio::task::spawn_local(run_stream(Rc::clone(&shared), accepted, Rc::clone(&handler)));

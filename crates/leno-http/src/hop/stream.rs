@@ -23,10 +23,6 @@ impl HopBody {
         Self { shared, key, is_over: false }
     }
 
-    pub(super) fn key(&self) -> StreamKey {
-        self.key
-    }
-
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
         if self.is_over {
             return Poll::Ready(None);
