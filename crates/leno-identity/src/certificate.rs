@@ -267,13 +267,10 @@ pub fn check_chain(
     if others.len() + 1 > MAX_CHAIN {
         return Err(PeerCertificateError::ChainTooLong(others.len() + 1));
     }
-    let too_large = |der: &[u8]| (der.len() > MAX_CERTIFICATE).then(|| PeerCertificateError::TooLarge(der.len()));
-    for other in others {
-        if let Some(error) = too_large(other) {
-            return Err(error);
-        }
+    match others.iter().find(|c| c.len() > MAX_CERTIFICATE) {
+        Some(large) => Err(PeerCertificateError::TooLarge(large.len())),
+        None => check_leaf(leaf),
     }
-    check_leaf(leaf)
 }
 
 /// Parses a leaf and checks every rule that needs no root and no clock.
@@ -443,7 +440,8 @@ mod tests {
     fn rule_breaking_leaves_are_refused_each_with_its_error() {
         use PeerCertificateError as E;
         let dns = || SanType::DnsName("web.shop".try_into().unwrap());
-        let cases: Vec<(Vec<u8>, fn(&E) -> bool)> = vec![
+        type Expected = fn(&E) -> bool;
+        let cases: Vec<(Vec<u8>, Expected)> = vec![
             (leaf(|p| p.subject_alt_names.clear()), |e| matches!(e, E::NoSpiffeId)),
             (leaf(|p| p.subject_alt_names.push(uri("spiffe://mesh.leno/ns/a/sa/b"))), |e| {
                 matches!(e, E::SeveralUris(2))

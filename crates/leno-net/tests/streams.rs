@@ -1,5 +1,7 @@
 //! Control-plane connections: pinned enrolment, optional certificates, certificates swapped without a restart.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
