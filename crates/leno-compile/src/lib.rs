@@ -18,6 +18,8 @@ pub mod lint;
 pub mod mesh;
 pub mod policy;
 pub mod route;
+#[cfg(test)]
+mod testing;
 
 pub use collection::Collection;
 pub use destination::compile_destination;
