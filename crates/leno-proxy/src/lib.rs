@@ -9,13 +9,24 @@
 //! *Start reading at*: [`settings`], then `assembly` for the life of the process and `outbound` for the life of a request.
 
 pub mod admin;
+mod callers;
+mod deadline;
+mod exchange;
 pub mod exposure;
+mod hops;
+mod inbound;
 mod live;
 mod look;
 mod outbound;
+mod plain;
+pub mod plane;
 mod process;
+mod recording;
 mod replay;
 pub mod settings;
 pub mod snapshot;
+mod trace;
+mod worker;
 
+pub use recording::Telemetry;
 pub use settings::ProxySettings;

@@ -60,6 +60,12 @@ impl<J> Live<J> {
         self.class.set(class);
     }
 
+    /// The class.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.class.get()
+    }
+
     /// Seconds without a byte after which it is ended; 0 for never.
     pub fn set_idle(&self, seconds: u32) {
         self.idle.set(seconds);
@@ -139,19 +145,22 @@ impl<J: 'static> LiveTable<J> {
         });
     }
 
-    /// Ends all of a class.
-    pub fn end_class(&self, class: Class, reason: Reason) {
+    /// Ends all of a class whose subject is `wanted`; how many there were.
+    pub fn end_all(&self, class: Class, reason: Reason, wanted: impl Fn(&J) -> bool) -> usize {
+        let ended = Cell::new(0);
         self.each(|live| {
-            if live.class.get() == class {
+            if live.class.get() == class && wanted(&live.subject) {
                 live.end(reason);
+                ended.set(ended.get() + 1);
             }
         });
+        ended.get()
     }
 
-    /// How many of a class are under way.
+    /// How many of a class, whose subject is `wanted`, are under way.
     #[must_use]
-    pub fn count(&self, class: Class) -> usize {
-        self.rows.borrow().iter().filter(|(_, live)| live.class.get() == class).count()
+    pub fn count(&self, class: Class, wanted: impl Fn(&J) -> bool) -> usize {
+        self.rows.borrow().iter().filter(|(_, live)| live.class.get() == class && wanted(&live.subject)).count()
     }
 
     /// Runs over a copy: ending an exchange may drop guards, which change the table.
@@ -210,9 +219,9 @@ mod tests {
         }
         assert_eq!(idle.ended(), Some(Reason::IdleTimeout));
         assert_eq!((busy.ended(), patient.ended()), (None, None));
-        assert_eq!((table.count(Class::Request), table.count(Class::Stream)), (2, 1));
+        assert_eq!((table.count(Class::Request, |()| true), table.count(Class::Stream, |()| true)), (2, 1));
         drop((idle, busy));
-        assert_eq!(table.count(Class::Request), 0);
+        assert_eq!(table.count(Class::Request, |()| true), 0);
     }
 
     #[test]

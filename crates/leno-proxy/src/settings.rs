@@ -216,8 +216,6 @@ pub enum AccessLogTarget {
     Off,
     /// JSON lines on standard output.
     Stdout,
-    /// JSON lines on standard error.
-    Stderr,
     /// JSON lines appended to a file.
     File(PathBuf),
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use leno_model::{Name, NamespacedName};
+use leno_net::tls::TlsContext;
 use leno_plan::{DestinationPlan, InboundPlan, Literal};
 use tokio::sync::{mpsc, watch};
 
@@ -33,7 +34,8 @@ pub struct Snapshot {
     pub outbound: BTreeMap<NamespacedName, Destination>,
     /// The services of this workload.
     pub inbound: BTreeMap<NamespacedName, Arc<InboundPlan>>,
-    // `tls: Option<Arc<leno_net::tls::TlsContext>>` joins here once that type has landed.
+    /// This workload's certificate and whom it trusts; `None` until there is one.
+    pub tls: Option<Arc<TlsContext>>,
 }
 
 /// Which names and addresses are the mesh's (D2), and what happens to the others.

@@ -104,6 +104,12 @@ impl<K: Hash + Eq + Clone + 'static> Pool<K> {
         }
     }
 
+    /// A hop with room that is there already, whatever a new one would meet.
+    #[must_use]
+    pub fn existing(&self, key: &K) -> Option<Rc<Connection>> {
+        self.slots.borrow().get(key)?.hops.iter().find(|h| h.has_room()).cloned()
+    }
+
     fn start(
         &self,
         key: K,

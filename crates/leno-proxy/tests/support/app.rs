@@ -127,8 +127,10 @@ impl App {
                     self.answer(&mut out, head_only, b"hinted")?;
                 }
                 "/upgrade" => {
-                    out.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
-                        .ok()?;
+                    out.write_all(
+                        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+                    )
+                    .ok()?;
                     let mut buffer = [0; 1024];
                     loop {
                         let n = input.read(&mut buffer).ok()?;
@@ -167,7 +169,8 @@ impl App {
     }
 
     fn answer(&self, out: &mut TcpStream, head_only: bool, body: &[u8]) -> Option<()> {
-        let mut bytes = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nx-app: {}\r\n\r\n", body.len(), self.name).into_bytes();
+        let mut bytes =
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nx-app: {}\r\n\r\n", body.len(), self.name).into_bytes();
         if !head_only {
             bytes.extend_from_slice(body);
         }

@@ -1,0 +1,443 @@
+//! One exchange from its first byte to its last: a request with its answer, an upgraded connection, a TCP stream.
+//!
+//! ```text
+//!   begin ──▶ stages run (facts are filled in) ──▶ measure(response) ──▶ last byte ──▶ recorded
+//!                  │                                     │
+//!                  ├─ refused(…) ──────────────▶ recorded│
+//!                  └─ dropped (the caller went) ─────────┴─ dropped ──▶ recorded as downstream_reset
+//! ```
+//!
+//! Exactly one record per exchange, however it ends: recording happens in `Drop`.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use leno_http::body::PollFrame;
+use leno_http::hop::Peer;
+use leno_http::{Body, BodyError, BodyLength, BodyStream, Frame, Method, Refusal, RequestHead, Response};
+use leno_model::{AppProtocol, NamespacedName, Reason, SpiffeId};
+use leno_plan::resilience::{ActiveRequest, ActiveRetry, Permit};
+use leno_telemetry::metrics::{ActiveRequest as MetricsActive, Direction};
+use leno_telemetry::trace::RequestId;
+use smallvec::SmallVec;
+use tokio::time::{Instant, Sleep};
+
+use crate::live::{Class, Live, LiveGuard};
+use crate::outbound::ports::Outstanding;
+use crate::trace;
+use crate::worker::Worker;
+
+/// What a new policy judges of an exchange that is under way.
+pub struct Subject {
+    /// Only inbound exchanges are judged here; the origination's are judged by its peer.
+    pub inbound: Option<InboundSubject>,
+}
+
+/// An inbound exchange, as an access plan sees it.
+pub struct InboundSubject {
+    /// The service that was called.
+    pub service: NamespacedName,
+    /// Its port.
+    pub port: u16,
+    /// Who calls.
+    pub peer: Rc<Peer>,
+    /// The request; absent on plain TCP.
+    pub head: Option<RequestHead>,
+}
+
+/// What is known of an exchange; stages fill it in, the record is made of it.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Which way.
+    pub direction: Direction,
+    /// The service that was called, once known.
+    pub service: Option<NamespacedName>,
+    /// Its port.
+    pub port: u16,
+    /// The route's rule.
+    pub route: Option<Arc<str>>,
+    /// The service that the rule chose, if it is another than the one called.
+    pub backend: Option<NamespacedName>,
+    /// The caller's identity.
+    pub source: Option<SpiffeId>,
+    /// The identity that the peer proved.
+    pub destination: Option<SpiffeId>,
+    /// What is spoken.
+    pub protocol: AppProtocol,
+    /// Where it was sent.
+    pub upstream: Option<SocketAddr>,
+    /// The instance that it was sent to.
+    pub endpoint: Option<Arc<str>>,
+    /// For the access log.
+    pub method: Bytes,
+    /// For the access log.
+    pub authority: Bytes,
+    /// For the access log.
+    pub target: Bytes,
+    /// The HTTP status of the answer; 0 without one.
+    pub status: u16,
+    /// The gRPC status of the answer.
+    pub grpc_status: Option<u8>,
+    /// Why it failed.
+    pub reason: Option<Reason>,
+    /// What exactly failed.
+    pub detail: Cow<'static, str>,
+    /// The access policy that decided.
+    pub policy: Option<Arc<str>>,
+    /// From sending to the answer's head, of the last attempt, in nanoseconds.
+    pub answered_after: Option<u64>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Its id, which is its trace's.
+    pub request_id: RequestId,
+    /// Bytes of the answer's body.
+    pub sent: u64,
+}
+
+/// What is given back when an exchange ends.
+#[expect(dead_code, reason = "held for what dropping it does")]
+pub enum Hold {
+    /// A place under a limit.
+    Permit(Permit),
+    /// Counts as active for the retry budget.
+    Active(ActiveRequest),
+    /// Counts as a retry.
+    Retry(ActiveRetry),
+    /// Outstanding on an endpoint.
+    Outstanding(Outstanding),
+}
+
+/// One exchange.
+pub struct Exchange {
+    /// What is known.
+    pub facts: Facts,
+    /// In the table of what is under way.
+    pub live: LiveGuard<Subject>,
+    /// When the whole must be over.
+    pub deadline: Option<Instant>,
+    started: Instant,
+    request: Rc<RequestSide>,
+    worker: Rc<Worker>,
+    /// Counts as active in metrics.
+    active: Option<MetricsActive>,
+    /// What ends with the exchange.
+    holds: SmallVec<[Hold; 3]>,
+    complete: bool,
+}
+
+impl Exchange {
+    /// Enters a request into the table.
+    #[must_use]
+    pub fn http(worker: &Rc<Worker>, direction: Direction, head: &mut RequestHead, subject: Subject) -> Self {
+        let protocol = if head.is_grpc() { AppProtocol::Grpc } else { AppProtocol::Http };
+        // First of all, so that whatever becomes of it has an id.
+        let request_id = trace::join(&mut head.fields, worker);
+        let mut exchange = Self::new(worker, direction, Class::Request, protocol, subject, request_id);
+        exchange.facts.method = match &head.method {
+            Method::Get => Bytes::from_static(b"GET"),
+            Method::Post => Bytes::from_static(b"POST"),
+            other => Bytes::copy_from_slice(other.as_str().as_bytes()),
+        };
+        exchange.facts.authority = head.authority.clone();
+        exchange.facts.target = head.target.clone();
+        exchange
+    }
+
+    /// Enters a TCP stream into the table.
+    #[must_use]
+    pub fn tcp(worker: &Rc<Worker>, direction: Direction, subject: Subject) -> Self {
+        let request_id = trace::fresh(worker);
+        Self::new(worker, direction, Class::Stream, AppProtocol::Tcp, subject, request_id)
+    }
+
+    fn new(
+        worker: &Rc<Worker>,
+        direction: Direction,
+        class: Class,
+        protocol: AppProtocol,
+        subject: Subject,
+        request_id: RequestId,
+    ) -> Self {
+        let idle = 0;
+        Self {
+            facts: Facts {
+                direction,
+                service: None,
+                port: 0,
+                route: None,
+                backend: None,
+                source: None,
+                destination: None,
+                protocol,
+                upstream: None,
+                endpoint: None,
+                method: Bytes::new(),
+                authority: Bytes::new(),
+                target: Bytes::new(),
+                status: 0,
+                grpc_status: None,
+                reason: None,
+                detail: Cow::Borrowed(""),
+                policy: None,
+                answered_after: None,
+                attempts: 0,
+                request_id,
+                sent: 0,
+            },
+            live: worker.live.begin(class, idle, subject),
+            deadline: None,
+            started: Instant::now(),
+            request: Rc::new(RequestSide::default()),
+            worker: Rc::clone(worker),
+            active: None,
+            holds: SmallVec::new(),
+            complete: false,
+        }
+    }
+
+    /// Keeps `hold` until the exchange ends.
+    pub fn hold(&mut self, hold: Hold) {
+        self.holds.push(hold);
+    }
+
+    /// The edge is known: from now on it counts as active there. A retry towards another peer moves it.
+    pub fn set_active(&mut self) {
+        self.active = Some(self.worker.telemetry().active(&self.facts));
+    }
+
+    /// The caller's side, to wait for its end.
+    #[must_use]
+    pub fn request_side(&self) -> Rc<RequestSide> {
+        Rc::clone(&self.request)
+    }
+
+    /// Counts what the caller sends, and ends it when the exchange is ended from outside.
+    #[must_use]
+    pub fn count_request(&self, body: Body) -> Body {
+        match body {
+            Body::Empty => {
+                self.request.end();
+                Body::Empty
+            }
+            Body::Full(bytes) => {
+                self.request.received.set(bytes.len() as u64);
+                self.request.end();
+                Body::Full(bytes)
+            }
+            body => Body::Custom(Box::new(CountedRequest {
+                body,
+                live: self.live.share(),
+                worker: Rc::clone(&self.worker),
+                side: Rc::clone(&self.request),
+            })),
+        }
+    }
+
+    /// Runs `work` until it is done, the deadline has come, or the exchange is ended from outside.
+    pub async fn run<T>(&mut self, work: impl AsyncFnOnce(&mut Self) -> Result<T, Refusal>) -> Result<T, Refusal> {
+        let live = self.live.share();
+        let mut work = std::pin::pin!(work(self));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(reason) = live.poll_ended(0, cx) {
+                return Poll::Ready(Err(ended(reason)));
+            }
+            work.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Sets the earlier of two deadlines.
+    pub fn limit(&mut self, deadline: Option<Instant>) {
+        self.deadline = match (self.deadline, deadline) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+
+    /// The exchange ends with this refusal.
+    pub fn refused(mut self, refusal: &Refusal) {
+        self.facts.status = if self.facts.protocol == AppProtocol::Tcp { 0 } else { refusal.http_status() };
+        if self.facts.protocol == AppProtocol::Grpc {
+            self.facts.status = 200;
+            self.facts.grpc_status = Some(refusal.reason.grpc_status());
+        }
+        self.fail(refusal.reason, refusal.detail.clone());
+        self.complete = true;
+    }
+
+    /// The exchange ends when the answer's body does.
+    #[must_use]
+    pub fn measure(mut self, mut response: Response) -> Response {
+        self.facts.status = response.head.status;
+        self.note_grpc_status(&response.head.fields);
+        if response.head.status == 101 {
+            self.live.set_class(Class::Stream);
+        }
+        match std::mem::take(&mut response.body) {
+            Body::Empty => self.complete = true,
+            Body::Full(bytes) => {
+                self.facts.sent = bytes.len() as u64;
+                self.complete = true;
+                response.body = Body::Full(bytes);
+            }
+            body => {
+                let sleep = self.deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+                let expected = match response.head.length {
+                    BodyLength::Exact(length) => Some(length),
+                    BodyLength::None | BodyLength::Unknown => None,
+                };
+                let measured = Measured { body, live: self.live.share(), exchange: Some(self), sleep, expected };
+                response.body = Body::Custom(Box::new(measured));
+            }
+        }
+        response
+    }
+
+    /// Notes why it failed; the first reason stays.
+    pub fn fail(&mut self, reason: Reason, detail: Cow<'static, str>) {
+        if self.facts.reason.is_none() {
+            self.facts.reason = Some(reason);
+            self.facts.detail = detail;
+        }
+    }
+
+    fn note_grpc_status(&mut self, fields: &leno_http::Fields) {
+        if self.facts.protocol == AppProtocol::Grpc
+            && let Some(status) = fields.get_str("grpc-status").and_then(|s| s.parse().ok())
+        {
+            self.facts.grpc_status = Some(status);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.complete {
+            let reason = self.live.ended().unwrap_or(Reason::DownstreamReset);
+            self.fail(reason, Cow::Borrowed(""));
+        }
+        self.worker.record(&self.facts, self.started.elapsed(), self.request.received.get());
+    }
+}
+
+/// What an exchange ended from outside is refused with.
+fn ended(reason: Reason) -> Refusal {
+    Refusal { reason, status: None, detail: Cow::Borrowed(""), unprocessed: false }
+}
+
+/// The caller's side of an exchange.
+#[derive(Default)]
+pub struct RequestSide {
+    received: Cell<u64>,
+    ended: Cell<bool>,
+    /// A stream whose answer has ended while its caller still sends: it is under way until that has ended too.
+    parked: RefCell<Option<Exchange>>,
+}
+
+impl RequestSide {
+    fn end(&self) {
+        self.ended.set(true);
+        // Taken out first: dropping an exchange records it, which must not find the cell borrowed.
+        let parked = self.parked.take();
+        drop(parked);
+    }
+}
+
+/// Counts a request's body on its way to the upstream.
+struct CountedRequest {
+    body: Body,
+    live: Rc<Live<Subject>>,
+    worker: Rc<Worker>,
+    side: Rc<RequestSide>,
+}
+
+impl BodyStream for CountedRequest {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
+        if let Poll::Ready(reason) = self.live.poll_ended(2, cx) {
+            return Poll::Ready(Some(Err(BodyError::new(reason, ""))));
+        }
+        let polled = self.body.poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(Frame::Data(bytes)))) => {
+                self.side.received.set(self.side.received.get() + bytes.len() as u64);
+                self.live.touch(self.worker.live.now());
+            }
+            Poll::Ready(None | Some(Err(_) | Ok(Frame::Trailers(_)))) => self.side.end(),
+            Poll::Pending => {}
+        }
+        polled
+    }
+}
+
+impl Drop for CountedRequest {
+    fn drop(&mut self) {
+        self.side.end();
+    }
+}
+
+/// Counts an answer's body, and holds the exchange until it has ended.
+struct Measured {
+    body: Body,
+    /// `None` once recorded or parked.
+    exchange: Option<Exchange>,
+    live: Rc<Live<Subject>>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// A reader that has all bytes of a declared length need not ask for the end.
+    expected: Option<u64>,
+}
+
+impl BodyStream for Measured {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
+        if let Poll::Ready(reason) = self.live.poll_ended(1, cx) {
+            return self.broken(BodyError::new(reason, ""));
+        }
+        if self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
+            return self.broken(BodyError::new(Reason::RequestTimeout, "the answer was not complete in time"));
+        }
+        let polled = self.body.poll_frame(cx);
+        let Some(exchange) = &mut self.exchange else { return polled };
+        match &polled {
+            Poll::Ready(Some(Ok(Frame::Data(bytes)))) => {
+                exchange.facts.sent += bytes.len() as u64;
+                exchange.live.touch();
+                exchange.complete |= self.expected == Some(exchange.facts.sent);
+            }
+            Poll::Ready(Some(Ok(Frame::Trailers(fields)))) => {
+                exchange.note_grpc_status(fields);
+                self.finish();
+            }
+            Poll::Ready(None) => self.finish(),
+            Poll::Ready(Some(Err(error))) => {
+                let error = error.clone();
+                return self.broken(error);
+            }
+            Poll::Pending => {}
+        }
+        polled
+    }
+}
+
+impl Measured {
+    fn finish(&mut self) {
+        let Some(mut exchange) = self.exchange.take() else { return };
+        exchange.complete = true;
+        let side = exchange.request_side();
+        if exchange.live.class() == Class::Stream && !side.ended.get() {
+            *side.parked.borrow_mut() = Some(exchange);
+        }
+    }
+
+    fn broken(&mut self, error: BodyError) -> PollFrame {
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.fail(error.reason, error.detail.clone());
+            exchange.complete = true;
+        }
+        Poll::Ready(Some(Err(error)))
+    }
+}

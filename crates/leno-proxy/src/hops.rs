@@ -1,0 +1,103 @@
+//! The origination's hops: which connection a stream may share, and how a renewal of certificates costs no request.
+//!
+//! Hops are keyed by what they must not be shared across (DESIGN section 6): address, workload, permitted identities, and the
+//! generation of our own certificate and bundle. After a renewal new streams go over new hops; the generation before it is kept as
+//! a fallback until the next, for peers that have not heard of a new root yet.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use leno_http::StreamError;
+use leno_http::hop::{Connection, HopSettings, Pool, Registry};
+use leno_model::{Reason, SpiffeId};
+use leno_net::tls::{ALPN_HOP, TlsContext, TlsSession};
+use leno_plan::resilience::Timeouts;
+use leno_telemetry::metrics::Direction;
+
+use crate::worker::Worker;
+
+/// What a hop must not be shared across. There is one local identity per proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct HopKey {
+    address: SocketAddr,
+    sni: Arc<str>,
+    permitted: Arc<[SpiffeId]>,
+    generation: u64,
+}
+
+/// The hops of one worker, in both directions.
+pub struct Hops {
+    pool: Pool<HopKey>,
+    registry: Rc<Registry>,
+    /// The generation before the one in force.
+    previous: Cell<Option<u64>>,
+}
+
+impl Hops {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        Self { pool: Pool::new(Rc::clone(&registry)), registry, previous: Cell::new(None) }
+    }
+
+    /// All hops of this worker, also those that other proxies opened.
+    #[must_use]
+    pub fn registry(&self) -> &Rc<Registry> {
+        &self.registry
+    }
+
+    /// A hop to the workload at `address` on which a stream can be opened before the next await.
+    pub async fn get(
+        &self,
+        worker: &Worker,
+        address: SocketAddr,
+        sni: &Arc<str>,
+        permitted: &Arc<[SpiffeId]>,
+        timeouts: &Timeouts,
+    ) -> Result<Rc<Connection>, StreamError> {
+        let Some(tls) = worker.snapshot().tls.clone() else {
+            return Err(StreamError::unprocessed(Reason::ControlPlaneUnreachable, "this proxy has no certificate yet"));
+        };
+        let key = |generation| HopKey { address, sni: Arc::clone(sni), permitted: Arc::clone(permitted), generation };
+        let settings = HopSettings {
+            handshake_timeout: timeouts.handshake,
+            local_not_after: Some(tls.identity().leaf().not_after),
+            ..HopSettings::origination()
+        };
+        let is_ours = Cell::new(false);
+        let session = || {
+            is_ours.set(true);
+            TlsSession::client(&tls, Arc::clone(permitted), sni, &[ALPN_HOP])
+        };
+        let outcome = self.pool.get(&key(tls.generation()), address, timeouts.connect, &settings, session).await;
+        // Of all who waited for an attempt one tells of it.
+        if is_ours.get() {
+            let told = match &outcome {
+                Ok(hop) => Ok(hop.peer().map(|peer| &*peer.handshake.group).unwrap_or_default()),
+                Err(error) => Err(error.reason),
+            };
+            worker.telemetry().handshake(Direction::Outbound, told);
+        }
+        match (outcome, self.previous.get()) {
+            (Err(error), Some(previous)) => self.pool.existing(&key(previous)).ok_or(error),
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// Our certificate or the bundle has changed: what is revoked is cut at once, what is two generations old takes no new streams.
+    pub fn renew(&self, before: Option<&Arc<TlsContext>>, now: &Arc<TlsContext>) {
+        let previous = before.map(|tls| tls.generation()).filter(|g| *g != now.generation());
+        self.previous.set(previous);
+        self.pool.drain_if(|key| key.generation != now.generation() && Some(key.generation) != previous);
+        let is_revoked = |peer: &leno_http::hop::Peer| {
+            now.recheck(&peer.identity).is_err_and(|e| e.reason == Reason::CertificateRevoked)
+        };
+        let cut = self.registry.close_if(is_revoked, Reason::CertificateRevoked, "the peer's certificate is revoked");
+        if cut > 0 {
+            tracing::warn!(hops = cut, "hops of revoked identities closed");
+        }
+    }
+}

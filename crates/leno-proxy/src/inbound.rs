@@ -1,0 +1,217 @@
+//! From the mesh to the application: the order of the stages of a stream.
+//!
+//! ```text
+//!   peer's proxy ─▶ TLS: identity ─▶ service owned? ─▶ app exposed? ─▶ path ─▶ access ─▶ limits ─▶ app ─▶ record
+//! ```
+//!
+//! Nothing reaches the application before the access decision has been made, and what was decided once is decided again for
+//! everything under way when the policy changes.
+
+pub mod connection;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use leno_http::hop::{Peer, StreamKind, StreamMeta};
+use leno_http::{Refusal, Request, Response, hygiene};
+use leno_model::{AppProtocol, NamespacedName, Reason};
+use leno_plan::{InboundPlan, InboundPort};
+use tokio::time::Instant;
+
+use crate::deadline;
+use crate::exchange::{Exchange, Hold, InboundSubject, Subject};
+use crate::live::Class;
+use crate::look::{self, Look};
+use crate::snapshot::Snapshot;
+use crate::worker::Worker;
+use leno_telemetry::metrics::Direction;
+
+/// Tells the application who calls: the SPIFFE ID that the peer's certificate proves. Whatever a caller sends under this name is
+/// replaced (docs/reference/headers.md).
+pub const SOURCE_IDENTITY: &str = "leno-source-identity";
+
+/// One stream of a hop, from its head to its record. Dropping the future means that the origination has reset it.
+pub async fn handle(
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+    meta: StreamMeta,
+    mut request: Request,
+) -> Result<Response, Refusal> {
+    let (namespace, name) = meta.service_parts();
+    let service = NamespacedName::new(namespace, name)
+        .map_err(|_| Refusal::new(Reason::MalformedRequest, "the stream names no service"))?;
+    let subject = Subject {
+        inbound: Some(InboundSubject {
+            service: service.clone(),
+            port: meta.port,
+            peer: Rc::clone(&peer),
+            head: (meta.kind == StreamKind::Http).then(|| request.head.clone()),
+        }),
+    };
+    let mut exchange = match meta.kind {
+        StreamKind::Http => Exchange::http(&worker, Direction::Inbound, &mut request.head, subject),
+        StreamKind::Tcp => Exchange::tcp(&worker, Direction::Inbound, subject),
+    };
+    exchange.facts.service = Some(service);
+    exchange.facts.port = meta.port;
+    exchange.facts.source = Some(peer.identity.spiffe.clone());
+    exchange.facts.destination = worker.identity();
+    exchange.facts.attempts = meta.attempt + 1;
+    match exchange.run(async |exchange| stages(&worker, &peer, &meta, exchange, request).await).await {
+        Ok(response) => Ok(exchange.measure(response)),
+        Err(refusal) => {
+            exchange.refused(&refusal);
+            Err(refusal)
+        }
+    }
+}
+
+/// The stages, in the only order that is right.
+async fn stages(
+    worker: &Rc<Worker>,
+    peer: &Peer,
+    meta: &StreamMeta,
+    exchange: &mut Exchange,
+    mut request: Request,
+) -> Result<Response, Refusal> {
+    // First: what is not ours must not be answered for, whoever asks (D5).
+    let snapshot = worker.snapshot();
+    let (plan, port) = owned(&snapshot, exchange, meta)?;
+    // The way past the mesh must be closed before the way through it is worth anything.
+    if worker.process.is_exposed() && !worker.settings.allow_exposed {
+        return Err(Refusal::new(Reason::ExposedApp, "the application listens off loopback"));
+    }
+    // Before access: the path that is decided on is the path that is sent.
+    if meta.kind == StreamKind::Http {
+        look::normalise_path(&mut request.head, port.access.matches_paths())?;
+    }
+    decide(peer, meta, exchange, port, &request)?;
+    let shared = worker.process.inbound(&plan.service, meta.port);
+    let (counter, most) = match meta.kind {
+        StreamKind::Http => (&shared.requests, port.limits.max_requests),
+        StreamKind::Tcp => (&shared.connections, port.limits.max_connections),
+    };
+    let permit = counter
+        .try_acquire(most)
+        .ok_or_else(|| Refusal::new(Reason::Overloaded, "the limit of the destination is reached"))?;
+    exchange.hold(Hold::Permit(permit));
+    exchange.limit(meta.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms)));
+    let app = worker.app_address(port.app_port);
+    // An upstream that points at a proxy's own port would go round for ever (BAD_INPUTS 21).
+    if worker.process.own_addresses.iter().any(|own| own.port() == app.port() && own.ip() == app.ip()) {
+        return Err(Refusal::new(Reason::LoopDetected, "the application's port is a port of this proxy"));
+    }
+    exchange.facts.upstream = Some(app);
+    exchange.set_active();
+    match meta.kind {
+        StreamKind::Tcp => {
+            exchange.live.set_idle(port.timeouts.tcp_idle.map_or(0, deadline::seconds));
+            let body = exchange.count_request(request.body);
+            Ok(worker.plain.tcp(app, port.timeouts.connect, body).await?)
+        }
+        StreamKind::Http => {
+            exchange.live.set_idle(port.timeouts.idle.map_or(0, deadline::seconds));
+            to_app(worker, peer, meta, exchange, port, request, app).await
+        }
+    }
+}
+
+/// The plan of the port that the stream names, if this workload serves it.
+fn owned<'s>(
+    snapshot: &'s Snapshot,
+    exchange: &Exchange,
+    meta: &StreamMeta,
+) -> Result<(&'s Arc<InboundPlan>, &'s InboundPort), Refusal> {
+    let not_owned = || Refusal::new(Reason::ServiceNotOwned, "this workload does not serve what was asked for");
+    let service = exchange.facts.service.as_ref().ok_or_else(not_owned)?;
+    let plan = snapshot.inbound.get(service).ok_or_else(not_owned)?;
+    let port = plan.ports.get(&meta.port).ok_or_else(not_owned)?;
+    Ok((plan, port))
+}
+
+/// Deny, then allow, then the default (D15). A stream of bytes to a port that is declared HTTP is judged as bytes.
+fn decide(
+    peer: &Peer,
+    meta: &StreamMeta,
+    exchange: &mut Exchange,
+    port: &InboundPort,
+    request: &Request,
+) -> Result<(), Refusal> {
+    if meta.kind == StreamKind::Http && port.protocol == Some(AppProtocol::Tcp) {
+        return Err(Refusal::new(Reason::MalformedRequest, "the port is declared tcp"));
+    }
+    let look = Look(&request.head.fields);
+    let view = (meta.kind == StreamKind::Http).then(|| look::view(&request.head, &look));
+    let decision = port.access.decide(Some(&peer.identity.spiffe), meta.port, view.as_ref());
+    if decision.allowed {
+        return Ok(());
+    }
+    // The policy's name is for the destination's log, not for the caller.
+    exchange.facts.policy = Some(decision.policy.into());
+    Err(Refusal::new(Reason::DeniedByPolicy, ""))
+}
+
+/// Sends a request to the application.
+async fn to_app(
+    worker: &Rc<Worker>,
+    peer: &Peer,
+    meta: &StreamMeta,
+    exchange: &mut Exchange,
+    port: &InboundPort,
+    mut request: Request,
+    app: SocketAddr,
+) -> Result<Response, Refusal> {
+    // A peer's proxy has done so too, but a peer is only as honest as its host.
+    hygiene::strip_internal(&mut request.head.fields);
+    request.head.fields.append(SOURCE_IDENTITY, peer.identity.spiffe.as_str().as_bytes());
+    request.body = exchange.count_request(request.body);
+    let protocol = port.protocol.unwrap_or(meta.protocol);
+    let sending = worker.plain.send(app, protocol, request);
+    let answered = match exchange.deadline {
+        Some(at) => match tokio::time::timeout_at(at, sending).await {
+            Ok(answered) => answered,
+            Err(_) => return Err(in_flight(Reason::RequestTimeout, "the caller's deadline has passed")),
+        },
+        None => sending.await,
+    };
+    let mut response = answered?;
+    // An application must not speak with the proxy's voice.
+    hygiene::strip_internal(&mut response.head.fields);
+    if response.head.status == 101 {
+        exchange.live.set_class(Class::Stream);
+        exchange.live.set_idle(port.timeouts.tcp_idle.map_or(0, deadline::seconds));
+    }
+    Ok(response)
+}
+
+fn in_flight(reason: Reason, detail: &'static str) -> Refusal {
+    Refusal { unprocessed: false, ..Refusal::new(reason, detail) }
+}
+
+/// A new snapshot: what it denies of what is under way is ended (D15), and so is what comes from revoked identities.
+pub fn judge_again(worker: &Worker, next: &Snapshot) {
+    worker.live.judge(|subject| {
+        let inbound = subject.inbound.as_ref()?;
+        let revoked = next.tls.as_ref().and_then(|tls| tls.recheck(&inbound.peer.identity).err());
+        if revoked.is_some_and(|e| e.reason == Reason::CertificateRevoked) {
+            return Some(Reason::CertificateRevoked);
+        }
+        // A service that has gone from the snapshot takes nothing new, but what is under way may finish.
+        let port = next.inbound.get(&inbound.service)?.ports.get(&inbound.port)?;
+        (!still_allowed(port, inbound)).then_some(Reason::DeniedByPolicy)
+    });
+}
+
+fn still_allowed(port: &InboundPort, subject: &InboundSubject) -> bool {
+    let caller = Some(&subject.peer.identity.spiffe);
+    let Some(head) = &subject.head else { return port.access.decide(caller, subject.port, None).allowed };
+    let mut head = head.clone();
+    // A path that has no normal form cannot be judged by a path rule: closed.
+    if look::normalise_path(&mut head, port.access.matches_paths()).is_err() {
+        return false;
+    }
+    let look = Look(&head.fields);
+    port.access.decide(caller, subject.port, Some(&look::view(&head, &look))).allowed
+}

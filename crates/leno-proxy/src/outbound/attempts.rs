@@ -1,0 +1,192 @@
+//! The attempts of one request: endpoint, way, send, learn, and perhaps again.
+//!
+//! Only what cannot have been processed is sent again (DESIGN section 7), within a budget, and never to an endpoint that was
+//! tried while there is another.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use leno_http::hop::{StreamKind, StreamMeta};
+use leno_http::{Refusal, Request, Response, StreamError};
+use leno_model::Reason;
+use leno_plan::ejection::Outcome;
+use leno_plan::resilience::{Attempt, Replay as Repeatable};
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::Call;
+use super::ports::{Outstanding, Way};
+use crate::deadline;
+use crate::exchange::{Exchange, Hold};
+use crate::replay::Replay;
+use crate::worker::Worker;
+
+/// Sends the request until an attempt gives an answer that stands.
+pub async fn run(
+    worker: &Rc<Worker>,
+    exchange: &mut Exchange,
+    call: &Call,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let Request { mut head, body, interim } = request;
+    let policy = call.rule.retry(&call.called.policy);
+    let mut bodies = Replay::new(exchange.count_request(body), policy.retries > 0);
+    let mut tried: SmallVec<[Arc<str>; 3]> = SmallVec::new();
+    let mut last: Option<StreamError> = None;
+    loop {
+        let done = exchange.facts.attempts + 1;
+        let Some(picked) = call.state.pick(worker, &tried) else { return Err(no_endpoint(call, last)) };
+        if picked.again {
+            tokio::time::sleep(policy.backoff(done - 1, worker.random())).await;
+        }
+        let Some(body) = bodies.next_attempt() else { return Err(given_up(last, exchange)) };
+        exchange.facts.attempts = done;
+        exchange.facts.endpoint = Some(Arc::clone(&picked.endpoint().key));
+        // The caller's gRPC deadline goes on as what is left of it.
+        if let Some(at) = exchange.deadline.filter(|_| head.fields.contains("grpc-timeout")) {
+            let left = deadline::to_grpc(at.saturating_duration_since(Instant::now()));
+            head.fields.set("grpc-timeout", left.as_bytes());
+        }
+        let attempt = Request { head: head.clone(), body, interim: interim.clone() };
+        let outcome = limited(worker, exchange, call, &picked, attempt).await;
+        call.state.learn(worker, &picked, health(&outcome));
+        let repeatable = Repeatable { method: head.method.as_str().as_bytes(), body_kept: bodies.can_repeat() };
+        if !policy.wants_retry(verdict(&outcome), repeatable, done) {
+            bodies.settle();
+            return match outcome {
+                Ok(response) => {
+                    exchange.hold(Hold::Outstanding(picked));
+                    Ok(response)
+                }
+                Err(error) if done > 1 && error.unprocessed => Err(given_up(Some(error), exchange)),
+                Err(error) => Err(error.into()),
+            };
+        }
+        match call.budget.try_retry(policy.budget, worker.now()) {
+            Some(retry) => exchange.hold(Hold::Retry(retry)),
+            None => return exhausted(outcome),
+        }
+        tried.push(Arc::clone(&picked.endpoint().key));
+        last = outcome.err();
+    }
+}
+
+/// One attempt within its own timeout and what is left of the whole request's.
+async fn limited(
+    worker: &Rc<Worker>,
+    exchange: &mut Exchange,
+    call: &Call,
+    picked: &Outstanding,
+    request: Request,
+) -> Result<Response, StreamError> {
+    let own = call.rule.attempt_timeout(&call.called.policy).map(|t| Instant::now() + t);
+    let whole = exchange.deadline;
+    let until = own.into_iter().chain(whole).min();
+    let sending = send(worker, exchange, call, picked, request);
+    let Some(until) = until else { return sending.await };
+    match tokio::time::timeout_at(until, sending).await {
+        Ok(answered) => {
+            if answered.is_ok() {
+                exchange.limit(own);
+            }
+            answered
+        }
+        Err(_) => Err(StreamError::in_flight(Reason::RequestTimeout, "no answer in time")),
+    }
+}
+
+/// Sends one attempt on the way that the endpoint offers.
+async fn send(
+    worker: &Rc<Worker>,
+    exchange: &mut Exchange,
+    call: &Call,
+    picked: &Outstanding,
+    request: Request,
+) -> Result<Response, StreamError> {
+    let timeouts = &call.backend.policy.timeouts;
+    match call.state.way(picked) {
+        Some(Way::Hop { address, sni }) => {
+            exchange.facts.upstream = Some(address);
+            let hop = worker.hops.get(worker, address, sni, call.state.identities(), timeouts).await?;
+            exchange.facts.destination = hop.peer().map(|peer| peer.identity.spiffe.clone());
+            exchange.set_active();
+            let left = |at: Instant| at.saturating_duration_since(Instant::now());
+            let meta = StreamMeta {
+                service: stream_service(call),
+                port: call.port,
+                kind: StreamKind::Http,
+                protocol: call.protocol,
+                attempt: exchange.facts.attempts - 1,
+                deadline_ms: exchange.deadline.map(|at| u64::try_from(left(at).as_millis()).unwrap_or(u64::MAX)),
+            };
+            hop.open(&meta, request).await
+        }
+        Some(Way::Plain { address }) => {
+            exchange.facts.upstream = Some(address);
+            exchange.set_active();
+            worker.plain.send(address, call.protocol, request).await
+        }
+        None => {
+            let detail = "the endpoint offers no way that may be used";
+            Err(StreamError::unprocessed(Reason::NoHealthyEndpoint, detail))
+        }
+    }
+}
+
+/// How the hop names a service.
+pub fn stream_service(call: &Call) -> Bytes {
+    Bytes::from(format!("{}/{}", call.backend.service.namespace, call.backend.service.name))
+}
+
+fn health(outcome: &Result<Response, StreamError>) -> Outcome {
+    match outcome {
+        // A refusal by the peer's proxy is no illness of the application: it has said no for a reason.
+        Ok(response) if response.head.fields.contains(leno_http::refusal::REASON_HEADER) => Outcome::Success,
+        Ok(response) => Outcome::of_status(response.head.status),
+        Err(error) => match error.reason {
+            Reason::DeniedByPolicy | Reason::DownstreamReset | Reason::MalformedRequest | Reason::Draining => {
+                Outcome::Success
+            }
+            _ => Outcome::Failure,
+        },
+    }
+}
+
+fn verdict(outcome: &Result<Response, StreamError>) -> Attempt {
+    match outcome {
+        Ok(response) => match response.head.fields.get_str("grpc-status").and_then(|s| s.parse().ok()) {
+            Some(code) if response.body.is_end() => Attempt::GrpcStatus(code),
+            _ => Attempt::Status(response.head.status),
+        },
+        Err(error) => Attempt::Failed { reason: error.reason, unprocessed: error.unprocessed },
+    }
+}
+
+/// The budget is used up: an answer stands as it is, a failure is told as what it is.
+fn exhausted(outcome: Result<Response, StreamError>) -> Result<Response, Refusal> {
+    outcome.map_err(|error| {
+        let detail = format!("not tried again after {error}");
+        Refusal::new(Reason::RetryBudgetExhausted, detail)
+    })
+}
+
+fn given_up(last: Option<StreamError>, exchange: &Exchange) -> Refusal {
+    match last {
+        Some(error) => {
+            let detail = format!("{} attempts, the last: {error}", exchange.facts.attempts);
+            Refusal { unprocessed: error.unprocessed, ..Refusal::new(Reason::RetryLimitExceeded, detail) }
+        }
+        None => Refusal::new(Reason::RetryLimitExceeded, "the request body cannot be sent again"),
+    }
+}
+
+fn no_endpoint(call: &Call, last: Option<StreamError>) -> Refusal {
+    match last {
+        Some(error) => error.into(),
+        None if call.state.len() == 0 => {
+            Refusal::new(Reason::NoHealthyEndpoint, format!("service {} has no endpoints", call.backend.service))
+        }
+        None => Refusal::new(Reason::NoHealthyEndpoint, format!("no endpoint of {} may be used", call.backend.service)),
+    }
+}

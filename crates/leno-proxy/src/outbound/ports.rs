@@ -1,0 +1,141 @@
+//! One worker's state of one destination port: its balancer, and what the process shares. Survives changes of the plan by the keys
+//! of its endpoints.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use leno_model::{NamespacedName, SpiffeId};
+use leno_plan::balance::{Balancer, InFlight};
+use leno_plan::ejection::{Change, Outcome};
+use leno_plan::{DestinationPlan, Transport};
+
+use crate::process::SharedPort;
+use crate::worker::Worker;
+
+/// A request outstanding on an endpoint, until dropped.
+pub type Outstanding = InFlight;
+
+/// One worker's state of one destination port.
+pub struct OutboundPort {
+    plan: Arc<DestinationPlan>,
+    shared: Arc<SharedPort>,
+    balancer: Balancer,
+}
+
+/// How an endpoint is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way<'e> {
+    /// By the multiplexed hop.
+    Hop {
+        /// The hop port.
+        address: SocketAddr,
+        /// The workload behind it.
+        sni: &'e Arc<str>,
+    },
+    /// Without protection; only services outside the mesh.
+    Plain {
+        /// The application.
+        address: SocketAddr,
+    },
+}
+
+impl OutboundPort {
+    /// The state for `plan`; what `earlier` measured of endpoints that stay is kept.
+    #[must_use]
+    pub fn new(
+        plan: &Arc<DestinationPlan>,
+        port: u16,
+        shared: Arc<SharedPort>,
+        earlier: Option<&Self>,
+        worker: &Worker,
+    ) -> Option<Self> {
+        let endpoints = &plan.ports.get(&port)?.endpoints;
+        let health = shared.health.update(endpoints);
+        let zone = worker.settings.zone.as_deref();
+        let before = earlier.map(|e| &e.balancer);
+        let balancer = Balancer::new(plan.policy.balance, endpoints, &health, zone, before, worker.random());
+        Some(Self { plan: Arc::clone(plan), shared, balancer })
+    }
+
+    /// Whether this state is of exactly that plan.
+    #[must_use]
+    pub fn is_of(&self, plan: &Arc<DestinationPlan>) -> bool {
+        Arc::ptr_eq(&self.plan, plan)
+    }
+
+    /// What the process shares.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<SharedPort> {
+        &self.shared
+    }
+
+    /// The identities that peers may prove.
+    #[must_use]
+    pub fn identities(&self) -> &Arc<[SpiffeId]> {
+        &self.plan.identities
+    }
+
+    /// Chooses an endpoint.
+    #[must_use]
+    pub fn pick(&self, worker: &Worker, tried: &[Arc<str>]) -> Option<Outstanding> {
+        self.balancer.pick(worker.now(), worker.random(), tried)
+    }
+
+    /// How to reach it: members only ever by mutual TLS, whatever else they say of themselves (D15).
+    #[must_use]
+    pub fn way<'e>(&self, picked: &'e Outstanding) -> Option<Way<'e>> {
+        picked.endpoint().transports.iter().find_map(|transport| match transport {
+            Transport::Leno { addr, sni } => Some(Way::Hop { address: *addr, sni }),
+            Transport::Plain { addr } if !self.plan.member => Some(Way::Plain { address: *addr }),
+            // One listener per service port, for Envoy and gRPC members: not called by this version.
+            Transport::Mtls { .. } | Transport::Plain { .. } => None,
+        })
+    }
+
+    /// Feeds an attempt's outcome to balancing and ejection.
+    pub fn learn(&self, worker: &Worker, picked: &Outstanding, outcome: Outcome) {
+        let now = worker.now();
+        picked.answered(outcome, now);
+        let change = self.shared.health.record(&self.plan.policy.ejection, picked.health(), outcome, now);
+        match change {
+            Change::None => {}
+            Change::Spared => worker.telemetry().ejection(&self.plan.service, true),
+            Change::Ejected(time) => {
+                let endpoint = &*picked.endpoint().key;
+                tracing::warn!(service = %self.plan.service, endpoint, seconds = time.as_secs(), "endpoint ejected");
+                worker.telemetry().ejection(&self.plan.service, false);
+            }
+        }
+    }
+
+    /// How many endpoints there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.balancer.len()
+    }
+
+    /// For the plan dump.
+    #[must_use]
+    pub fn view(&self, service: &NamespacedName, port: u16, now: u64) -> serde_json::Value {
+        let endpoints: Vec<_> = self
+            .balancer
+            .view(now)
+            .iter()
+            .map(|e| {
+                serde_json::json!({
+                    "instance": &*e.key,
+                    "ready": e.ready,
+                    "outstanding": e.outstanding,
+                    "latency_ms": e.latency.map(|nanos| nanos / 1e6),
+                })
+            })
+            .collect();
+        serde_json::json!({
+            "service": service.to_string(),
+            "port": port,
+            "requests_in_flight": self.shared.requests.in_flight(),
+            "streams_in_flight": self.shared.connections.in_flight(),
+            "endpoints": endpoints,
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! What is told of an exchange when it is over: metrics at this end, and a line of the access log.
+//!
+//! Nothing here formats or allocates for metrics beyond the first exchange of an edge; the access record is filled only if
+//! somebody wants it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use leno_http::{Refusal, ServerEvents};
+use leno_model::{NamespacedName, Reason};
+use leno_plan::RequestView;
+use leno_telemetry::metrics::{
+    Accepted, ActiveRequest, Direction, Edge, EdgeMetrics, Listener, Metrics, Outcome, WorkerMetrics,
+};
+use leno_telemetry::{AccessRecord, LogSender};
+
+use crate::exchange::Facts;
+
+/// What the whole process records to.
+pub struct Telemetry {
+    /// Counters and histograms.
+    pub metrics: Arc<Metrics>,
+    /// The access log.
+    pub log: LogSender,
+}
+
+/// One worker's end.
+pub struct Recording {
+    metrics: WorkerMetrics,
+    process: Arc<Metrics>,
+    log: LogSender,
+    /// The edge of the last exchange of each direction: most have the same one.
+    last: RefCell<[Option<(Edge, Rc<EdgeMetrics>)>; 2]>,
+}
+
+impl Recording {
+    /// On the worker's thread.
+    #[must_use]
+    pub fn new(telemetry: &Telemetry) -> Self {
+        Self {
+            metrics: telemetry.metrics.worker(),
+            process: Arc::clone(&telemetry.metrics),
+            log: telemetry.log.clone(),
+            last: RefCell::default(),
+        }
+    }
+
+    /// An exchange has ended.
+    pub fn exchange(&self, facts: &Facts, took: Duration, received: u64, ended_at: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let cells = self.cells(facts);
+        let status = (facts.status != 0).then_some(facts.status);
+        cells.finished(Outcome::new(status, facts.grpc_status, facts.reason), nanos);
+        cells.bytes_in(received);
+        cells.bytes_out(facts.sent);
+        (1..facts.attempts).filter(|_| facts.direction == Direction::Outbound).for_each(|_| cells.retry());
+        if self.log.enabled() {
+            let began = u64::try_from(ended_at.saturating_sub(took).as_nanos()).unwrap_or(u64::MAX);
+            self.log.send(record(facts, nanos, received, began));
+        }
+    }
+
+    /// A request is under way on this edge, as far as it is known; counted until dropped.
+    #[must_use]
+    pub fn active(&self, facts: &Facts) -> ActiveRequest {
+        self.cells(facts).begin()
+    }
+
+    fn cells(&self, facts: &Facts) -> Rc<EdgeMetrics> {
+        let slot = usize::from(facts.direction == Direction::Inbound);
+        let mut last = self.last.borrow_mut();
+        if let Some((edge, cells)) = &last[slot]
+            && is_of(edge, facts)
+        {
+            return Rc::clone(cells);
+        }
+        let edge = Edge {
+            direction: facts.direction,
+            source: facts.source.clone(),
+            service: facts.service.clone(),
+            destination: facts.destination.clone(),
+            route: facts.route.clone(),
+            protocol: Some(facts.protocol),
+        };
+        let cells = self.metrics.edge(&edge);
+        last[slot] = Some((edge, Rc::clone(&cells)));
+        cells
+    }
+
+    /// A connection was accepted; counted as open until the guard is dropped.
+    #[must_use]
+    pub fn accepted(&self, listener: Listener) -> Accepted {
+        self.metrics.accepted(listener)
+    }
+
+    /// A connection was refused before it became an exchange.
+    pub fn refused(&self, direction: Direction, reason: Reason) {
+        self.metrics.edge(&Edge::unknown(direction)).finished(Outcome::new(None, None, Some(reason)), 0);
+    }
+
+    /// A TLS handshake of a hop ended, with this key exchange group or for this reason.
+    pub fn handshake(&self, direction: Direction, result: Result<&str, Reason>) {
+        // Labels come from this list, never from a peer.
+        const GROUPS: [&str; 3] = ["X25519MLKEM768", "X25519", "secp256r1"];
+        let group = result.ok().and_then(|name| GROUPS.iter().find(|g| g.eq_ignore_ascii_case(name)));
+        self.process.handshake(direction, group.copied().unwrap_or_default(), result.map(|_| ()));
+    }
+
+    /// An endpoint was ejected, or spared because too many are already.
+    pub fn ejection(&self, service: &NamespacedName, spared: bool) {
+        self.process.ejection(service, spared);
+    }
+
+    /// Hears what never reaches a handler of the outbound servers.
+    #[must_use]
+    pub fn events(telemetry: &Telemetry) -> Rc<dyn ServerEvents> {
+        Rc::new(Events(Self::new(telemetry)))
+    }
+}
+
+fn is_of(edge: &Edge, facts: &Facts) -> bool {
+    let same_route = match (&edge.route, &facts.route) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
+        (a, b) => a.is_none() && b.is_none(),
+    };
+    same_route
+        && edge.protocol == Some(facts.protocol)
+        && edge.service == facts.service
+        && edge.source == facts.source
+        && edge.destination == facts.destination
+}
+
+struct Events(Recording);
+
+impl ServerEvents for Events {
+    fn refused(&self, refusal: &Refusal) {
+        self.0.refused(Direction::Outbound, refusal.reason);
+    }
+
+    // The exchange that is cut records itself when it is dropped.
+    fn cut(&self, _: Reason) {}
+}
+
+fn record(facts: &Facts, nanos: u64, received: u64, began: u64) -> AccessRecord {
+    let has_head = !facts.method.is_empty();
+    let (path, _) = RequestView::split_target(&facts.target);
+    AccessRecord {
+        source: facts.source.clone(),
+        destination: facts.destination.clone(),
+        service: facts.service.clone(),
+        route: facts.route.clone(),
+        protocol: Some(facts.protocol),
+        method: has_head.then(|| facts.method.clone()),
+        authority: has_head.then(|| facts.authority.clone()),
+        path: has_head.then(|| facts.target.slice(..path.len())),
+        status: (facts.status != 0).then_some(facts.status),
+        grpc_status: facts.grpc_status,
+        reason: facts.reason,
+        duration: nanos,
+        upstream: facts.answered_after,
+        connect: None,
+        bytes_in: received,
+        bytes_out: facts.sent,
+        attempts: facts.attempts,
+        endpoint: facts.upstream,
+        policy: facts.policy.clone(),
+        detail: (!facts.detail.is_empty()).then(|| facts.detail.as_ref().into()),
+        ..AccessRecord::new(began, facts.request_id, facts.direction)
+    }
+}

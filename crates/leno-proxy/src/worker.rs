@@ -1,0 +1,246 @@
+//! One worker: a thread with a single-threaded runtime on which its connections live and die (D8).
+//!
+//! Everything here is `Rc` and `Cell`. Sockets and snapshots arrive by channel; what must be true of the process is in
+//! [`Process`].
+
+mod run;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use leno_http::{DrainSignal, DrainWatch, Refusal, ServerSettings};
+use leno_model::{NamespacedName, Reason, SpiffeId};
+use leno_plan::resilience::RetryBudget;
+use leno_plan::{DestinationPlan, defaults};
+use leno_runtime::{Clock, Random, Scope, SeededRandom, SystemClock};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use crate::exchange::{Facts, Subject};
+use crate::hops::Hops;
+use crate::live::LiveTable;
+use crate::outbound::ports::OutboundPort;
+use crate::plain::PlainPool;
+use crate::plane::Side;
+use crate::process::Process;
+use crate::recording::Recording;
+use crate::settings::ProxySettings;
+use crate::snapshot::{DestinationState, Snapshot, Wish};
+
+pub use run::run;
+
+/// Destination ports whose balancing state a worker keeps; beyond it those that no snapshot knows are dropped.
+const MAX_PORTS: usize = 4096;
+
+/// The state of one worker, shared by its tasks.
+pub struct Worker {
+    /// What the proxy was told.
+    pub settings: Arc<ProxySettings>,
+    /// What is true of the process.
+    pub process: Arc<Process>,
+    /// Everything under way.
+    pub live: Rc<LiveTable<Subject>>,
+    /// Limits of the HTTP servers on the outbound side.
+    pub server_settings: Rc<ServerSettings>,
+    /// Hops to other proxies.
+    pub hops: Hops,
+    /// Connections to the application, and to external endpoints.
+    pub plain: PlainPool,
+    /// Tasks that are nobody's connection.
+    pub scope: Scope,
+    inbound: SideState,
+    outbound: SideState,
+    snapshot: RefCell<Arc<Snapshot>>,
+    changed: Notify,
+    wishes: mpsc::Sender<Wish>,
+    ports: RefCell<HashMap<(NamespacedName, u16), Rc<OutboundPort>>>,
+    random: RefCell<SeededRandom>,
+    clock: SystemClock,
+    telemetry: Recording,
+}
+
+/// The connections of one side, and their drain.
+struct SideState {
+    /// Accepts new connections; cancelled first.
+    accepting: Scope,
+    /// Tasks of connections.
+    connections: Scope,
+    drain: DrainSignal,
+    watch: DrainWatch,
+}
+
+impl SideState {
+    fn new(accepting: &'static str, connections: &'static str) -> Self {
+        let (drain, watch) = DrainSignal::new();
+        Self { accepting: Scope::new(accepting), connections: Scope::new(connections), drain, watch }
+    }
+}
+
+impl Worker {
+    /// The snapshot in force.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// The workload's identity, once it has a certificate.
+    #[must_use]
+    pub fn identity(&self) -> Option<SpiffeId> {
+        self.snapshot.borrow().tls.as_ref().map(|tls| tls.identity().spiffe().clone())
+    }
+
+    /// The workload's namespace.
+    #[must_use]
+    pub fn own_namespace(&self) -> &str {
+        self.settings.service.namespace.as_str()
+    }
+
+    /// Monotonic nanoseconds.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.clock.monotonic_nanos()
+    }
+
+    /// 64 random bits.
+    #[must_use]
+    pub fn random(&self) -> u64 {
+        self.random.borrow_mut().next_u64()
+    }
+
+    /// Where the application listens.
+    #[must_use]
+    pub fn app_address(&self, app_port: u16) -> SocketAddr {
+        let told = self.settings.ports.iter().find(|p| p.port == app_port).and_then(|p| p.app);
+        told.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), app_port))
+    }
+
+    /// The plan of a destination. First use subscribes to it and waits up to a second (D2).
+    pub async fn plan(&self, service: &NamespacedName) -> Result<Arc<DestinationPlan>, Refusal> {
+        if let Some(known) = self.known_plan(service) {
+            return known;
+        }
+        let deadline = Instant::now() + defaults::FIRST_USE_TIMEOUT;
+        // A full queue is not an error of this request: another one's wish may be for the same destination.
+        let _ = self.wishes.try_send(Wish::Destination(service.clone()));
+        loop {
+            // Registered before the look, so that a snapshot between the two is not missed.
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(known) = self.known_plan(service) {
+                return known;
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                let detail = format!("service {service} is not known yet");
+                return Err(Refusal::new(Reason::ControlPlaneUnreachable, detail));
+            }
+        }
+    }
+
+    fn known_plan(&self, service: &NamespacedName) -> Option<Result<Arc<DestinationPlan>, Refusal>> {
+        let snapshot = self.snapshot.borrow();
+        let destination = snapshot.outbound.get(service)?;
+        destination.used.note(self.now() / 1_000_000_000);
+        Some(match &destination.state {
+            DestinationState::Ready(plan) => Ok(Arc::clone(plan)),
+            DestinationState::Missing => {
+                Err(Refusal::new(Reason::UnknownDestination, format!("there is no service {service}")))
+            }
+            DestinationState::Denied(detail) => Err(Refusal::new(Reason::UnauthorisedMember, detail.to_string())),
+            DestinationState::Rejected(detail) => Err(Refusal::new(Reason::ConfigurationRejected, detail.to_string())),
+        })
+    }
+
+    /// The balancing state of a destination's port, in step with `plan`; `None` if the plan has no such port.
+    #[must_use]
+    pub fn port(&self, plan: &Arc<DestinationPlan>, port: u16) -> Option<Rc<OutboundPort>> {
+        let key = (plan.service.clone(), port);
+        let mut ports = self.ports.borrow_mut();
+        if let Some(state) = ports.get(&key)
+            && state.is_of(plan)
+        {
+            return Some(Rc::clone(state));
+        }
+        if ports.len() >= MAX_PORTS {
+            let snapshot = self.snapshot.borrow();
+            ports.retain(|(service, _), _| snapshot.outbound.contains_key(service));
+        }
+        let shared = self.process.outbound(&plan.service, port);
+        let earlier = ports.get(&key).map(|rc| &**rc);
+        let state = Rc::new(OutboundPort::new(plan, port, shared, earlier, self)?);
+        ports.insert(key, Rc::clone(&state));
+        Some(state)
+    }
+
+    /// The retry budget of the called service's port; `backend` is at hand and nearly always the same.
+    #[must_use]
+    pub fn budget(&self, called: &Arc<DestinationPlan>, port: u16, backend: &Rc<OutboundPort>) -> Arc<RetryBudget> {
+        let state = if backend.is_of(called) { None } else { self.port(called, port) };
+        Arc::clone(&state.as_ref().unwrap_or(backend).shared().budget)
+    }
+
+    /// Swaps the snapshot, between two events of this thread. What is under way is judged by the new one.
+    pub fn swap(&self, next: Arc<Snapshot>) {
+        let before = self.snapshot.replace(Arc::clone(&next));
+        self.changed.notify_waiters();
+        crate::inbound::judge_again(self, &next);
+        if let Some(tls) = &next.tls
+            && !before.tls.as_ref().is_some_and(|earlier| Arc::ptr_eq(earlier, tls))
+        {
+            self.hops.renew(before.tls.as_ref(), tls);
+        }
+    }
+
+    /// Records a finished exchange.
+    pub fn record(&self, facts: &Facts, took: Duration, received: u64) {
+        self.telemetry.exchange(facts, took, received, self.clock.unix_time());
+    }
+
+    /// Metrics beside exchanges.
+    #[must_use]
+    pub fn telemetry(&self) -> &Recording {
+        &self.telemetry
+    }
+
+    /// Watches the drain of one side.
+    #[must_use]
+    pub fn drain_watch(&self, side: Side) -> DrainWatch {
+        self.side(side).watch.clone()
+    }
+
+    fn side(&self, side: Side) -> &SideState {
+        match side {
+            Side::Inbound => &self.inbound,
+            Side::Outbound => &self.outbound,
+        }
+    }
+
+    /// What this worker sees of its destinations, for the plan dump.
+    #[must_use]
+    pub fn view(&self) -> serde_json::Value {
+        let ports = self.ports.borrow();
+        let mut sorted: Vec<_> = ports.iter().collect();
+        sorted.sort_by(|a, b| a.0.cmp(b.0));
+        let destinations: Vec<_> =
+            sorted.iter().map(|((service, port), state)| state.view(service, *port, self.now())).collect();
+        let hops: Vec<_> = self.hops.registry().hops().iter().map(view_hop).collect();
+        serde_json::json!({"destinations": destinations, "hops": hops})
+    }
+}
+
+fn view_hop(hop: &leno_http::hop::HopInfo) -> serde_json::Value {
+    let peer = hop.peer.as_ref();
+    serde_json::json!({
+        "peer": peer.map(|p| p.identity.spiffe.to_string()),
+        "serial": peer.map(|p| p.identity.serial.to_string()),
+        "address": peer.and_then(|p| p.address).map(|a| a.to_string()),
+        "group": peer.map(|p| &*p.handshake.group),
+        "opened_here": hop.is_origination,
+        "streams": hop.streams,
+        "draining": hop.is_draining,
+        "age_seconds": hop.age.as_secs(),
+    })
+}
