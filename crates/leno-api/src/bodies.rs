@@ -67,6 +67,9 @@ pub enum Severity {
 pub struct Diagnostic {
     /// How bad.
     pub severity: Severity,
+    /// What kind of fault, e.g. `UnknownField`.
+    #[serde(default)]
+    pub code: String,
     /// Line in the request's text, from 1; 0 when it is about no particular place.
     pub line: u32,
     /// Column in characters, from 1.

@@ -258,11 +258,8 @@ impl Client {
         let path = routes::with_parameters(route, &[("namespace", namespace), ("dryRun", dry_run.then_some("true"))]);
         let body = Bytes::copy_from_slice(text.as_bytes());
         let (status, answer) = self.call_raw(Method::POST, &path, Some(("application/yaml", body))).await?;
-        // 422 carries the results as well.
-        match serde_json::from_slice(&answer) {
-            Ok(response) if status.is_success() || status == StatusCode::UNPROCESSABLE_ENTITY => Ok(response),
-            _ => Err(self.refused(status, &answer)),
-        }
+        // Refused documents make it a 409 or 422 with the results all the same.
+        serde_json::from_slice(&answer).or_else(|_| Err(self.refused(status, &answer)))
     }
 
     /// One resource as JSON.

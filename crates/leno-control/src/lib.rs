@@ -7,7 +7,16 @@
 //!
 //! *Start reading at*: [`world`], the read view, then [`registry`].
 
+pub mod apply;
+pub mod audit;
+pub mod ca;
 pub mod records;
+pub mod registry;
+pub mod tokens;
+pub mod vip;
 pub mod world;
 
+pub use ca::Ca;
+pub use registry::{Registration, Registry};
+pub use tokens::Tokens;
 pub use world::{Change, Observer, World};

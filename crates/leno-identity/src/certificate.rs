@@ -383,8 +383,8 @@ pub fn spki_pin(der: &[u8]) -> Option<RootPin> {
     Some(RootPin(crate::sha256(certificate.public_key().raw)))
 }
 
-/// End of a certificate's validity, Unix seconds; for CA certificates, which have no [`LeafFacts`].
-pub(crate) fn validity(der: &[u8]) -> Result<(u64, u64), String> {
+/// Start and end of a certificate's validity, Unix seconds; for CA certificates, which have no [`LeafFacts`].
+pub fn validity(der: &[u8]) -> Result<(u64, u64), String> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|e| e.to_string())?;
     let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
     Ok((seconds(certificate.validity().not_before), seconds(certificate.validity().not_after)))

@@ -1,0 +1,286 @@
+//! The audit log: one JSON line per write, issuance and refusal, durable before the answer goes out (D14).
+//!
+//! A writer thread appends and syncs; entries that wait share one sync. The file is rotated by size, so the log is bounded.
+//! Refusals that need no credentials to provoke are thinned, so that a flood of them cannot push the rest out.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use leno_api::AuditEntry;
+use leno_runtime::clock::Clock;
+use tokio::sync::{mpsc, oneshot};
+
+/// File name in the data directory.
+pub const FILE_NAME: &str = "audit.log";
+/// A file of this size is put aside: some 60,000 entries.
+const MAX_FILE: u64 = 16 << 20;
+/// Files put aside, `audit.log.1` the newest.
+const KEPT: usize = 4;
+/// Entries waiting to be written; callers wait when it is full.
+const QUEUE: usize = 1024;
+/// Entries of one sync.
+const MAX_BATCH: usize = 256;
+/// Longest part of an entry in characters: it may come from a peer.
+const MAX_PART: usize = 1000;
+/// Thinned refusals written per minute.
+const REFUSALS_PER_MINUTE: u32 = 60;
+
+/// Who did something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// The holder of the admin token.
+    Admin,
+    /// The control plane by itself.
+    ControlPlane,
+    /// A workload with a verified certificate.
+    Workload(String),
+    /// Whoever presented this join token, or tried to.
+    Token(String),
+}
+
+impl Principal {
+    fn text(&self) -> String {
+        match self {
+            Self::Admin => "admin".into(),
+            Self::ControlPlane => "control-plane".into(),
+            Self::Workload(identity) => identity.clone(),
+            Self::Token(id) => format!("token {id}"),
+        }
+    }
+}
+
+struct Line {
+    text: Vec<u8>,
+    written: oneshot::Sender<()>,
+}
+
+#[derive(Default)]
+struct Thinning {
+    minute: u64,
+    written: u32,
+    suppressed: u64,
+}
+
+/// The audit log. Dropping it writes what is queued.
+pub struct Audit {
+    clock: Arc<dyn Clock>,
+    path: PathBuf,
+    queue: Option<mpsc::Sender<Line>>,
+    writer: Option<JoinHandle<()>>,
+    thinning: Mutex<Thinning>,
+}
+
+impl Audit {
+    /// Opens or creates the log in `directory`.
+    pub fn open(directory: &Path, clock: Arc<dyn Clock>) -> io::Result<Self> {
+        let path = directory.join(FILE_NAME);
+        let file = open(&path)?;
+        let (queue, lines) = mpsc::channel(QUEUE);
+        let writer = Writer { path: path.clone(), size: file.metadata()?.len(), file };
+        let writer = std::thread::Builder::new().name("audit-writer".into()).spawn(move || writer.run(lines))?;
+        Ok(Self { clock, path, queue: Some(queue), writer: Some(writer), thinning: Mutex::default() })
+    }
+
+    /// Writes an entry and waits until it is durable. A disk that fails is logged, not hidden, and does not stop the mesh.
+    pub async fn record(&self, principal: &Principal, action: &str, object: &str, outcome: &str, detail: &str) {
+        let entry = AuditEntry {
+            at: timestamp(self.clock.unix_seconds()),
+            principal: clip(&principal.text()),
+            action: action.to_owned(),
+            object: clip(object),
+            outcome: clip(outcome),
+            detail: clip(detail),
+        };
+        let mut text = serde_json::to_vec(&entry).expect("plain data");
+        text.push(b'\n');
+        let (written, done) = oneshot::channel();
+        if let Some(queue) = &self.queue
+            && queue.send(Line { text, written }).await.is_ok()
+        {
+            // An error means that the writer is gone, which it has logged.
+            let _ = done.await;
+        }
+    }
+
+    /// As [`Self::record`], for refusals that anybody can provoke: at most so many a minute, the rest counted.
+    pub async fn refuse(&self, principal: &Principal, action: &str, object: &str, reason: &str, detail: &str) {
+        let suppressed = {
+            let mut thinning = self.thinning.lock().unwrap_or_else(PoisonError::into_inner);
+            let minute = self.clock.monotonic_nanos() / 60_000_000_000;
+            if thinning.minute != minute {
+                (thinning.minute, thinning.written) = (minute, 0);
+            }
+            if thinning.written >= REFUSALS_PER_MINUTE {
+                thinning.suppressed += 1;
+                return;
+            }
+            thinning.written += 1;
+            std::mem::take(&mut thinning.suppressed)
+        };
+        let more = if suppressed > 0 { format!("{detail} ({suppressed} more not listed)") } else { detail.to_owned() };
+        self.record(principal, action, object, reason, &more).await;
+    }
+
+    /// The newest entries, oldest first.
+    pub fn tail(&self, limit: usize) -> io::Result<Vec<AuditEntry>> {
+        let mut newest = Vec::new();
+        for path in std::iter::once(self.path.clone()).chain((1..=KEPT).map(|n| aside(&self.path, n))) {
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+                Err(e) => return Err(e),
+            };
+            let mut lines = std::collections::VecDeque::with_capacity(limit.min(1024));
+            for line in BufReader::new(file).lines() {
+                // A line cut by a crash does not decode and is left out.
+                if let Ok(entry) = serde_json::from_str::<AuditEntry>(&line?) {
+                    if lines.len() == limit {
+                        lines.pop_front();
+                    }
+                    lines.push_back(entry);
+                }
+            }
+            newest.extend(lines.into_iter().rev());
+            if newest.len() >= limit {
+                break;
+            }
+        }
+        newest.truncate(limit);
+        newest.reverse();
+        Ok(newest)
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the audit log's writer panicked");
+        }
+    }
+}
+
+struct Writer {
+    path: PathBuf,
+    file: File,
+    size: u64,
+}
+
+impl Writer {
+    fn run(mut self, mut lines: mpsc::Receiver<Line>) {
+        while let Some(first) = lines.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < MAX_BATCH
+                && let Ok(next) = lines.try_recv()
+            {
+                batch.push(next);
+            }
+            if let Err(error) = self.write(&batch) {
+                tracing::error!(path = %self.path.display(), %error, entries = batch.len(), "the audit log cannot be written");
+            }
+            for line in batch {
+                // A caller that went away does not need to know.
+                let _ = line.written.send(());
+            }
+        }
+    }
+
+    fn write(&mut self, batch: &[Line]) -> io::Result<()> {
+        if self.size >= MAX_FILE {
+            for n in (1..KEPT).rev() {
+                match std::fs::rename(aside(&self.path, n), aside(&self.path, n + 1)) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                }
+            }
+            std::fs::rename(&self.path, aside(&self.path, 1))?;
+            self.file = open(&self.path)?;
+            self.size = 0;
+        }
+        let text: Vec<u8> = batch.iter().flat_map(|l| l.text.iter().copied()).collect();
+        self.file.write_all(&text)?;
+        self.size += text.len() as u64;
+        self.file.sync_data()
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+fn aside(path: &Path, n: usize) -> PathBuf {
+    path.with_extension(format!("log.{n}"))
+}
+
+fn clip(text: &str) -> String {
+    text.chars().take(MAX_PART).collect()
+}
+
+/// Unix seconds as RFC 3339 in UTC.
+#[must_use]
+pub fn timestamp(unix_seconds: u64) -> String {
+    let seconds = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| unix_seconds.to_string(), |t| t.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leno_runtime::clock::ManualClock;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn entries_are_durable_bounded_and_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at(1_800_000_000);
+        let audit = Audit::open(directory.path(), Arc::new(clock.clone())).unwrap();
+        for i in 0..5 {
+            audit.record(&Principal::Admin, "apply", &format!("Service shop/web{i}"), "ok", "line\nbreak").await;
+        }
+        let text = std::fs::read_to_string(directory.path().join(FILE_NAME)).unwrap();
+        assert_eq!(text.lines().count(), 5, "a control character stays inside its line");
+        let tail = audit.tail(2).unwrap();
+        assert_eq!(
+            tail.iter().map(|e| e.object.as_str()).collect::<Vec<_>>(),
+            ["Service shop/web3", "Service shop/web4"]
+        );
+        assert_eq!((tail[0].at.as_str(), tail[0].principal.as_str()), ("2027-01-15T08:00:00Z", "admin"));
+        for _ in 0..200 {
+            audit.refuse(&Principal::Token("x".into()), "enrolment", "", "token_invalid", &"y".repeat(5000)).await;
+        }
+        clock.advance(Duration::from_secs(61));
+        audit.refuse(&Principal::Token("x".into()), "enrolment", "", "token_invalid", "again").await;
+        let tail = audit.tail(1000).unwrap();
+        assert_eq!(tail.len(), 5 + 60 + 1);
+        assert_eq!(tail.last().unwrap().detail, "again (140 more not listed)");
+        assert_eq!(tail[10].detail.len(), MAX_PART);
+    }
+
+    #[tokio::test]
+    async fn a_full_file_is_put_aside_and_still_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE_NAME);
+        let old = AuditEntry {
+            at: "then".into(),
+            principal: "admin".into(),
+            action: "apply".into(),
+            object: "old".into(),
+            outcome: "ok".into(),
+            detail: String::new(),
+        };
+        let mut file = serde_json::to_string(&old).unwrap() + "\n";
+        file.push_str(&("x".repeat(usize::try_from(MAX_FILE).unwrap()) + "\n"));
+        std::fs::write(&path, file).unwrap();
+        let audit = Audit::open(directory.path(), Arc::new(ManualClock::at(0))).unwrap();
+        audit.record(&Principal::ControlPlane, "apply", "new", "ok", "").await;
+        assert!(std::fs::metadata(&path).unwrap().len() < 1000);
+        let objects: Vec<_> = audit.tail(10).unwrap().into_iter().map(|e| e.object).collect();
+        assert_eq!(objects, ["old", "new"]);
+    }
+}
