@@ -1,0 +1,84 @@
+//! `leno apply` and `leno delete`.
+
+use std::process::ExitCode;
+
+use leno_api::{Action, ApplyResponse};
+use leno_model::kind::Kind;
+
+use super::connection::{Api, block_on, failure};
+use super::{files, print};
+use crate::Failure;
+use crate::arguments::{ApiArguments, ApplyArguments, DeleteArguments, OutputFormat};
+
+/// Applies every file; one refused document does not keep the others from being applied.
+pub fn apply(api: &ApiArguments, arguments: &ApplyArguments) -> Result<ExitCode, Failure> {
+    let sources = files::read(&arguments.files)?;
+    let api = Api::from_arguments(api)?;
+    block_on(async {
+        let mut whole = true;
+        let mut answers = Vec::new();
+        for source in &sources {
+            let answer = api
+                .client
+                .apply(&source.text, arguments.namespace.as_deref(), arguments.dry_run)
+                .await
+                .map_err(failure)?;
+            whole &= answer.is_success();
+            eprint!("{}", print::diagnostics(&source.name, &answer.diagnostics));
+            if arguments.output == OutputFormat::Table {
+                report(&source.name, &answer);
+            }
+            answers.push(answer);
+        }
+        if arguments.output != OutputFormat::Table {
+            println!("{}", print::json(&answers));
+        }
+        Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+/// Deletes what the files name, or one resource by kind and name.
+pub fn delete(api: &ApiArguments, arguments: &DeleteArguments) -> Result<ExitCode, Failure> {
+    let sources = files::read(&arguments.files)?;
+    let api = Api::from_arguments(api)?;
+    block_on(async {
+        let mut whole = true;
+        for source in &sources {
+            let answer =
+                api.client.delete_documents(&source.text, Some(&arguments.namespace), false).await.map_err(failure)?;
+            whole &= answer.is_success();
+            eprint!("{}", print::diagnostics(&source.name, &answer.diagnostics));
+            report(&source.name, &answer);
+        }
+        if let (Some(kind), Some(name)) = (&arguments.kind, &arguments.name) {
+            let kind = super::get::kind(kind)?;
+            let namespace = namespace(kind, &arguments.namespace);
+            let result = api.client.delete(kind.plural(), namespace, name, None).await.map_err(failure)?;
+            println!("{} {} deleted", result.object.kind, result.object.name);
+        }
+        Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+/// MeshConfig lives in the system namespace whatever `-n` says.
+pub fn namespace(kind: Kind, given: &str) -> &str {
+    if given == leno_model::names::DEFAULT_NAMESPACE { kind.default_namespace() } else { given }
+}
+
+fn report(source: &str, answer: &ApplyResponse) {
+    let suffix = if answer.dry_run { " (dry run)" } else { "" };
+    for result in &answer.results {
+        let object = format!("{} {}.{}", result.object.kind, result.object.name, result.object.namespace);
+        let word = match result.action {
+            Action::Created => "created",
+            Action::Configured => "configured",
+            Action::Unchanged => "unchanged",
+            Action::Deleted => "deleted",
+            Action::Refused => "refused",
+        };
+        match &result.error {
+            Some(error) => eprintln!("{source}: {object} {word}: {}", error.message),
+            None => println!("{object} {word}{suffix}"),
+        }
+    }
+}

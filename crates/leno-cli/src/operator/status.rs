@@ -1,0 +1,52 @@
+//! `leno status`: the mesh at a glance, and what is wrong with it.
+
+use std::process::ExitCode;
+
+use leno_api::Overview;
+
+use super::connection::{Api, block_on, failure};
+use super::print;
+use crate::Failure;
+use crate::arguments::{ApiArguments, OutputFormat, StatusArguments};
+
+/// Prints it; exit 1 when something needs mending.
+pub fn run(api: &ApiArguments, arguments: &StatusArguments) -> Result<ExitCode, Failure> {
+    let api = Api::from_arguments(api)?;
+    let overview = block_on(async { api.client.overview().await.map_err(failure) })?;
+    if arguments.output == OutputFormat::Table { show(&overview) } else { println!("{}", print::json(&overview)) }
+    let wrong = !overview.problems.is_empty() || !overview.nacks.is_empty();
+    Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn show(o: &Overview) {
+    println!("control plane  {} up {}, discovery on {}", o.version, print::age(&o.started), o.discovery);
+    println!("trust domain   {}", o.trust_domain);
+    println!("members        {} connected, {} lost and kept", o.members_connected, o.members_lost);
+    let rows: Vec<Vec<String>> = o
+        .services
+        .iter()
+        .map(|s| {
+            let ports: Vec<String> = s.ports.iter().map(|p| format!("{}/{}", p.port, p.protocol)).collect();
+            let lost = if s.lost > 0 { format!(" (+{} lost)", s.lost) } else { String::new() };
+            vec![
+                format!("{}.{}", s.name, s.namespace),
+                s.vips.first().cloned().unwrap_or_default(),
+                ports.join(","),
+                format!("{}{lost}", s.connected),
+                s.authorised.join(","),
+            ]
+        })
+        .collect();
+    print!("\n{}", print::table(&["SERVICE", "ADDRESS", "PORTS", "ENDPOINTS", "AUTHORISED IDENTITIES"], &rows));
+    if o.problems.is_empty() && o.nacks.is_empty() {
+        println!("\nNothing needs mending.");
+        return;
+    }
+    println!("\nNeeds mending:");
+    for (resource, condition) in &o.problems {
+        println!("  {resource}: {} is {}: {}: {}", condition.kind, condition.status, condition.reason, condition.message);
+    }
+    for nack in &o.nacks {
+        println!("  {} is refused by {} proxies: {}", nack.resource, nack.proxies, nack.error);
+    }
+}

@@ -1,0 +1,204 @@
+//! `leno run`: a small supervisor of two processes, the proxy and the program (D11).
+//!
+//! The supervisor owns the listening sockets. A proxy inherits them, so replacing it (on SIGHUP, or when it dies) never
+//! closes a port: the successor accepts on the same sockets, and the predecessor retires with its connections.
+//!
+//! ```text
+//!   bind sockets → start proxy → proxy ready → start program → wait ─┬─ program ended → drain proxy → exit with its code
+//!                                                                    ├─ SIGTERM/SIGINT → drain inbound → end program → end outbound
+//!                                                                    ├─ SIGHUP → successor ready → retire predecessor
+//!                                                                    └─ proxy died → start it again on the same sockets
+//! ```
+
+mod exposure;
+mod proxy_process;
+mod sockets;
+
+use std::ffi::OsString;
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::arguments::RunArguments;
+use crate::{Failure, logging};
+use proxy_process::{ProxyCommand, ProxyProcess};
+use sockets::Sockets;
+
+/// A proxy that dies is started again after this long, doubled each time up to [`RESTART_LIMIT`].
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+/// A proxy that cannot live must not be started more often than this.
+const RESTART_LIMIT: Duration = Duration::from_secs(10);
+/// A drain is bounded by the proxy's own deadlines; past this on top of them the proxy is killed.
+const DRAIN_MARGIN: Duration = Duration::from_secs(10);
+
+/// Runs the program as a member until it ends; the exit code is the program's.
+pub fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
+    logging::start("warn");
+    let settings = arguments.member.settings()?;
+    let sockets = Sockets::bind(&settings)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let exposure = exposure::Watch::new(&settings);
+        let drain_limit = settings.drain.deregister + settings.drain.requests + DRAIN_MARGIN;
+        let command = ProxyCommand::from_own_arguments(sockets)?;
+        let proxy = command.start().await?;
+        let mut supervisor = Supervisor {
+            signals: Signals::listen()?,
+            program: start_program(&arguments.child, &proxy)?,
+            command,
+            proxy,
+            retiring: Vec::new(),
+            stop_grace: arguments.stop_grace,
+            drain_limit,
+            exposure,
+        };
+        supervisor.watch().await
+    })
+}
+
+/// The program, started when the proxy is ready so that its first call already finds the mesh.
+fn start_program(words: &[OsString], proxy: &ProxyProcess) -> Result<Child, Failure> {
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).kill_on_drop(true);
+    for (name, value) in proxy.environment() {
+        command.env(name, value);
+    }
+    command.spawn().map_err(|e| Failure::Failed(anyhow::anyhow!("cannot start {}: {e}", words[0].to_string_lossy())))
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    replace: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            replace: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+struct Supervisor {
+    signals: Signals,
+    program: Child,
+    command: ProxyCommand,
+    proxy: ProxyProcess,
+    /// Predecessors that still carry connections.
+    retiring: Vec<ProxyProcess>,
+    stop_grace: Duration,
+    drain_limit: Duration,
+    exposure: exposure::Watch,
+}
+
+enum Event {
+    ProgramEnded(ExitStatus),
+    ProxyDied(ExitStatus),
+    Stop,
+    Replace,
+    Exposed(String),
+}
+
+impl Supervisor {
+    /// Handles events until the program has ended.
+    async fn watch(&mut self) -> Result<ExitCode, Failure> {
+        let mut restart_delay = RESTART_FIRST;
+        loop {
+            self.retiring.retain_mut(|p| !p.has_ended());
+            match self.next_event().await? {
+                Event::ProgramEnded(status) => {
+                    self.end_proxies(true).await;
+                    return Ok(exit_code_of(status));
+                }
+                Event::Stop => return self.stop().await,
+                Event::Exposed(message) => {
+                    tracing::error!("{message}");
+                    self.stop().await?;
+                    return Err(Failure::Failed(anyhow::anyhow!("{message}")));
+                }
+                Event::Replace => match self.command.start().await {
+                    Ok(successor) => {
+                        let predecessor = std::mem::replace(&mut self.proxy, successor);
+                        predecessor.retire();
+                        self.retiring.push(predecessor);
+                        restart_delay = RESTART_FIRST;
+                    }
+                    Err(failure) => tracing::error!("the proxy is not replaced: {failure:#}"),
+                },
+                Event::ProxyDied(status) => {
+                    tracing::error!("the proxy ended by itself ({status}); starting it again");
+                    tokio::time::sleep(restart_delay).await;
+                    restart_delay = (restart_delay * 2).min(RESTART_LIMIT);
+                    match self.command.start().await {
+                        Ok(successor) => self.proxy = successor,
+                        Err(failure) => tracing::error!("the proxy cannot be started: {failure:#}"),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Every branch is cancel-safe: signals, waiting for a process, and the exposure watch keep their state.
+    async fn next_event(&mut self) -> anyhow::Result<Event> {
+        Ok(tokio::select! {
+            status = self.program.wait() => Event::ProgramEnded(status.context("waiting for the program")?),
+            status = self.proxy.ended() => Event::ProxyDied(status?),
+            _ = self.signals.terminate.recv() => Event::Stop,
+            _ = self.signals.interrupt.recv() => Event::Stop,
+            _ = self.signals.replace.recv() => Event::Replace,
+            message = self.exposure.exposed() => Event::Exposed(message),
+        })
+    }
+
+    /// Inbound first, then the program, then outbound: the program can call others until it is gone.
+    async fn stop(&mut self) -> Result<ExitCode, Failure> {
+        self.proxy.drain();
+        let drained = tokio::time::timeout(self.drain_limit, self.proxy.inbound_drained());
+        tokio::select! {
+            _ = drained => {}
+            status = self.program.wait() => {
+                self.end_proxies(false).await;
+                return Ok(exit_code_of(status?));
+            }
+            _ = self.signals.terminate.recv() => {}
+            _ = self.signals.interrupt.recv() => {}
+        }
+        if let Some(pid) = self.program.id() {
+            leno_sys::process::terminate(pid);
+        }
+        let status = match tokio::time::timeout(self.stop_grace, self.program.wait()).await {
+            Ok(status) => status?,
+            Err(_) => {
+                tracing::warn!("the program did not end within {:?} and is killed", self.stop_grace);
+                self.program.kill().await?;
+                self.program.wait().await?
+            }
+        };
+        self.end_proxies(false).await;
+        Ok(exit_code_of(status))
+    }
+
+    /// Ends the proxy and its predecessors; `drain` first tells the current one to deregister.
+    async fn end_proxies(&mut self, drain: bool) {
+        if drain {
+            self.proxy.drain();
+        }
+        self.proxy.end(self.drain_limit).await;
+        for proxy in &mut self.retiring {
+            proxy.end(self.drain_limit).await;
+        }
+    }
+}
+
+/// The program's own code, or 128 + signal as shells say it.
+fn exit_code_of(status: ExitStatus) -> ExitCode {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

@@ -1,1 +1,0 @@
-//! Fakes and faulty peers for tests.
