@@ -17,7 +17,7 @@ pub fn commands(
     app: &str,
 ) -> [Vec<String>; 2] {
     let common = json!({
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
         "tls_certificates": [{"certificate_chain": {"filename": c.leaf}, "private_key": {"filename": c.key}}],
         "validation_context": {"trusted_ca": {"filename": c.root}},
     });
