@@ -230,6 +230,27 @@ impl Member {
         }
     }
 
+    /// `kill -9` of the supervisor, its proxy and its program at once, as when a host dies.
+    pub fn kill_group(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        let family = crate::process::descendants(process.pid());
+        process.kill();
+        for pid in family {
+            crate::process::kill(pid);
+        }
+    }
+
+    /// Process ids of the proxy under `leno run`, newest last.
+    #[track_caller]
+    pub fn proxy_pids(&mut self) -> Vec<u32> {
+        let children = crate::process::descendants(self.process().pid());
+        let is_proxy = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|b| *b == 0).nth(1) == Some(b"proxy")
+        };
+        children.into_iter().filter(is_proxy).collect()
+    }
+
     /// SIGHUP: `leno run` replaces its proxy.
     pub fn replace_proxy(&mut self) {
         self.process().signal(Signal::HUP);

@@ -1,0 +1,172 @@
+//! Drain, replacement and crashes of proxies under load.
+
+use rustix::process::Signal;
+use testbed::load::Load;
+use testbed::skip::can_run;
+use testbed::{Member, Mesh, Network, apps};
+
+fn strings(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
+}
+
+fn web(mesh: &Mesh, network: &Network, name: &str, port: u16) -> Member {
+    let command = apps::nginx(network.folder(), name, port, "location / { return 200 \"web\\n\"; }");
+    mesh.run(network.host("two"), name, "web", &["--port", &port.to_string()], &strings(&command))
+}
+
+fn caller(mesh: &Mesh, network: &Network) -> Member {
+    // Under `leno run` beside a program, so that its proxy can be replaced as well.
+    let flags = ["--upstream", "web=9080", "--admin", "127.0.0.1:15020"];
+    let mut member = mesh.run(network.host("three"), "client", "client", &flags, &["sleep", "1000"]);
+    member.wait_ready(15020);
+    member
+}
+
+const URL: &str = "http://127.0.0.1:9080/";
+
+#[test]
+fn sigterm_to_the_far_side_under_load_loses_nothing() {
+    if !can_run("drain_inbound", apps::NEEDS) {
+        return;
+    }
+    let network = Network::new(&["one", "two", "three"]);
+    let mesh = Mesh::start(&network, "one", &[]);
+    let _a = web(&mesh, &network, "a", 8081);
+    let mut b = web(&mesh, &network, "b", 8082);
+    mesh.wait_for_endpoints("web", 2);
+    let _client = caller(&mesh, &network);
+    let load = Load::start(network.host("three"), URL, 8, 10, 600);
+    testbed::wait::until("the load reaches both", || {
+        let count = |n: &str| apps::nginx_log(network.folder(), n).len();
+        if count("a") > 50 && count("b") > 50 { Ok(()) } else { Err(format!("{} and {}", count("a"), count("b"))) }
+    });
+    b.process().signal(Signal::TERM);
+    let status = b.process().wait();
+    mesh.wait_for_endpoints("web", 1);
+    let report = load.finish();
+    println!("drain of one of two instances ({status}): {report:?}");
+    assert!(report.fine > 4_000 && report.bad == 0, "{report:?}");
+}
+
+#[test]
+fn sigterm_to_the_near_proxy_finishes_what_is_under_way() {
+    if !can_run("drain_outbound", apps::NEEDS) {
+        return;
+    }
+    let network = Network::new(&["one", "two", "three"]);
+    let three = network.host("three");
+    let mesh = Mesh::start(&network, "one", &[]);
+    let folder = network.folder();
+    let command =
+        apps::nginx(folder, "web", 8080, "location /slow { limit_rate 20k; } location / { return 200 \"web\\n\"; }");
+    std::fs::write(folder.join("nginx-web/html/slow"), vec![b'x'; 60_000]).expect("a file in our own folder");
+    let _web = mesh.run(network.host("two"), "web", "web", &["--port", "8080"], &strings(&command));
+    mesh.wait_for_endpoints("web", 1);
+    let mut near = mesh.proxy(three, "near", "client", &["--upstream", "web=9080", "--admin", "127.0.0.1:15020"]);
+    near.wait_ready(15020);
+    let mut slow = three.command("curl");
+    slow.args([
+        "-sS",
+        "--max-time",
+        "30",
+        "-o",
+        "/dev/null",
+        "-w",
+        "size=%{size_download}\n",
+        "http://127.0.0.1:9080/slow",
+    ]);
+    let mut slow = testbed::Process::start("slow", &mut slow, folder);
+    testbed::wait::until("the slow answer is under way", || {
+        let page = near.metrics(15_020);
+        let open =
+            page.lines().any(|l| l.starts_with("leno_requests_active") && l.contains("outbound") && l.ends_with(" 1"));
+        if open { Ok(()) } else { Err(page) }
+    });
+    near.process().signal(Signal::TERM);
+    slow.wait_for_line("the whole answer", |l| (l == "size=60000").then_some(()));
+    let status = near.process().wait();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn a_proxy_is_replaced_under_a_running_program_on_either_side() {
+    if !can_run("replacement", apps::NEEDS) {
+        return;
+    }
+    let network = Network::new(&["one", "two", "three"]);
+    let mesh = Mesh::start(&network, "one", &[]);
+    let mut far = web(&mesh, &network, "web", 8081);
+    mesh.wait_for_endpoints("web", 1);
+    let mut near = caller(&mesh, &network);
+    let load = Load::start(network.host("three"), URL, 8, 14, 500);
+    for member in [&mut far, &mut near] {
+        let before = member.proxy_pids();
+        member.replace_proxy();
+        testbed::wait::until("the successor has taken over and the predecessor has ended", || {
+            let now = member.proxy_pids();
+            if now.len() == 1 && now != before {
+                Ok(())
+            } else {
+                Err(format!("{before:?} -> {now:?}\n{}", member.log()))
+            }
+        });
+        mesh.wait_for_endpoints("web", 1);
+    }
+    let report = load.finish();
+    println!("both proxies replaced: {report:?}");
+    assert!(report.fine > 4_000 && report.bad == 0, "{report:?}");
+}
+
+#[test]
+fn a_crashed_proxy_comes_back_on_the_same_ports_under_the_same_program() {
+    if !can_run("crash", apps::NEEDS) {
+        return;
+    }
+    let network = Network::new(&["one", "two", "three"]);
+    let mesh = Mesh::start(&network, "one", &[]);
+    let mut far = web(&mesh, &network, "web", 8081);
+    mesh.wait_for_endpoints("web", 1);
+    let _near = caller(&mesh, &network);
+    let three = network.host("three");
+    assert_eq!(three.curl(&[URL]).ok(), "web\n");
+    let before = far.proxy_pids();
+    testbed::process::kill(before[0]);
+    testbed::wait::until("a new proxy runs", || {
+        let now = far.proxy_pids();
+        if now.len() == 1 && now != before { Ok(()) } else { Err(format!("{now:?}")) }
+    });
+    testbed::wait::until("requests are answered again", || {
+        let said = three.curl(&[URL]);
+        if said.stdout == "web\n" { Ok(()) } else { Err(said.stdout + &said.stderr) }
+    });
+}
+
+#[test]
+fn the_program_decides_the_exit_code_and_nothing_is_left() {
+    if !can_run("exit_code", apps::NEEDS) {
+        return;
+    }
+    let network = Network::new(&["one"]);
+    let mesh = Mesh::start(&network, "one", &[]);
+    let mut member = mesh.run(network.host("one"), "job", "job", &[], &["sh", "-c", "exit 7"]);
+    assert_eq!(member.process().wait().code(), Some(7), "{}", member.log());
+    let mut long = mesh.run(
+        network.host("one"),
+        "long",
+        "long",
+        &["--stop-grace", "2s"],
+        &["sh", "-c", "trap '' TERM; while true; do sleep 1; done"],
+    );
+    testbed::wait::until("the program runs", || if long.proxy_pids().len() == 1 { Ok(()) } else { Err(long.log()) });
+    testbed::wait::until("the program is there", || {
+        if testbed::process::descendants(long.process().pid()).len() >= 2 { Ok(()) } else { Err(String::new()) }
+    });
+    let family = testbed::process::descendants(long.process().pid());
+    long.process().signal(Signal::TERM);
+    assert_eq!(long.process().wait().code(), Some(137), "{}", long.log());
+    for pid in family.iter().take(2) {
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid} is left");
+    }
+    let members = mesh.json(&["get", "members", "-A"]);
+    assert_eq!(members.as_array().map(Vec::len), Some(0), "{members}");
+}
