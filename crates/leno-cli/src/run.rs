@@ -24,7 +24,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::arguments::RunArguments;
 use crate::{Failure, logging};
-use proxy_process::{ProxyCommand, ProxyProcess};
+use proxy_process::{ProxyCommand, ProxyProcess, SIGTERM};
 use sockets::Sockets;
 
 /// A proxy that dies is started again after this long, doubled each time up to [`RESTART_LIMIT`].
@@ -63,6 +63,8 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
 fn start_program(words: &[OsString], proxy: &ProxyProcess) -> Result<Child, Failure> {
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).kill_on_drop(true);
+    // A supervisor that is killed takes its program along: nothing of a member stays behind unsupervised.
+    leno_sys::process::die_with_parent(command.as_std_mut(), SIGTERM);
     for (name, value) in proxy.environment() {
         command.env(name, value);
     }
@@ -170,7 +172,7 @@ impl Supervisor {
             _ = self.signals.interrupt.recv() => {}
         }
         if let Some(pid) = self.program.id() {
-            leno_sys::process::terminate(pid);
+            let _ = leno_sys::process::send_signal(pid, SIGTERM);
         }
         let status = match tokio::time::timeout(self.stop_grace, self.program.wait()).await {
             Ok(status) => status?,

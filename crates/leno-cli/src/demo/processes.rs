@@ -15,6 +15,7 @@ use super::shop::{MEMBERS, Member, RESOURCES, SHOPPERS};
 use crate::Failure;
 use crate::operator::connection::Api;
 
+const SIGTERM: i32 = 15;
 /// A process of the demo that has not announced itself after this long never will.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -62,7 +63,9 @@ impl Mesh {
         let data_dir = folder.0.join("control-plane");
         let started = Instant::now();
         let log = folder.0.join("control-plane.log");
-        let mut control_plane = Command::new(&executable)
+        let mut command = Command::new(&executable);
+        leno_sys::process::die_with_parent(command.as_std_mut(), SIGTERM);
+        let mut control_plane = command
             .args(["control-plane", "--api", "127.0.0.1:0", "--discovery", "127.0.0.1:0", "--announce", "json", "--data-dir"])
             .arg(&data_dir)
             .stdin(Stdio::null())
@@ -123,7 +126,7 @@ impl Drop for Mesh {
 fn end_all(children: &[&RefCell<Child>]) {
     for child in children {
         if let Some(pid) = child.borrow().id() {
-            leno_sys::process::terminate(pid);
+            let _ = leno_sys::process::send_signal(pid, SIGTERM);
         }
     }
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -202,6 +205,7 @@ async fn start_shoppers(
         .stderr(std::fs::File::create(&log)?)
         .process_group(0)
         .kill_on_drop(true);
+    leno_sys::process::die_with_parent(command.as_std_mut(), SIGTERM);
     let mut child = command.spawn()?;
     let addresses = announced(&mut child, &log).await?;
     let shop = addresses["upstreams"][0][1].as_str().and_then(|a| a.parse().ok()).context("no upstream announced")?;
@@ -210,6 +214,7 @@ async fn start_shoppers(
 
 fn spawn(command: &mut Command, log: &Path) -> Result<Child, Failure> {
     let file = std::fs::File::create(log)?;
+    leno_sys::process::die_with_parent(command.as_std_mut(), SIGTERM);
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0).kill_on_drop(true);
     Ok(command.spawn()?)
 }

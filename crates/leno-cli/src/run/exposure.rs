@@ -45,5 +45,5 @@ impl Watch {
 
 /// A listener on the port that is not bound to loopback.
 fn exposed_listener(port: u16) -> Option<SocketAddr> {
-    leno_sys::listeners::on_port(port).ok()?.into_iter().find(|a| !a.ip().to_canonical().is_loopback())
+    leno_proxy::exposure::exposed_listeners(port).ok()?.into_iter().next()
 }

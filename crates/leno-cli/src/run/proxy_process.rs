@@ -12,6 +12,10 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use super::sockets::Sockets;
 use crate::Failure;
 
+/// Drain, `signal(7)`.
+pub const SIGTERM: i32 = 15;
+/// Retire: a successor has taken over.
+const SIGUSR1: i32 = 10;
 /// A proxy that is not ready after this long has a reason that its log tells; joining is retried within it.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -52,7 +56,9 @@ impl ProxyCommand {
     pub async fn start(&self) -> Result<ProxyProcess, Failure> {
         self.sockets.set_inheritable(true)?;
         // A group of its own: Ctrl-C at the terminal reaches the supervisor, which ends things in order.
-        let spawned = Command::new(&self.executable)
+        let mut command = Command::new(&self.executable);
+        leno_sys::process::die_with_parent(command.as_std_mut(), SIGTERM);
+        let spawned = command
             .args(&self.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -143,14 +149,14 @@ impl ProxyProcess {
     /// Deregister, finish inbound; outbound stays until [`end`](Self::end).
     pub fn drain(&self) {
         if let Some(pid) = self.child.id() {
-            leno_sys::process::terminate(pid);
+            let _ = leno_sys::process::send_signal(pid, SIGTERM);
         }
     }
 
     /// A successor has taken over: stop accepting, finish what is open, do not deregister.
     pub fn retire(&self) {
         if let Some(pid) = self.child.id() {
-            leno_sys::process::signal_retire(pid);
+            let _ = leno_sys::process::send_signal(pid, SIGUSR1);
         }
     }
 

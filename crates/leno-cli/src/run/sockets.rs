@@ -1,7 +1,7 @@
 //! The listening sockets that the supervisor owns and its proxies inherit.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 
 use leno_proxy::settings::ProxySettings;
 
@@ -39,6 +39,6 @@ impl Sockets {
     /// Lets the next child inherit the sockets, or keeps them from it. The supervisor starts processes one at a time on
     /// one thread, so the program never starts while they are inheritable.
     pub fn set_inheritable(&self, inheritable: bool) -> std::io::Result<()> {
-        self.0.iter().try_for_each(|(_, s)| leno_sys::descriptor::set_inheritable(s.as_fd(), inheritable))
+        self.0.iter().try_for_each(|(_, s)| leno_sys::fds::set_inheritable(s, inheritable))
     }
 }
