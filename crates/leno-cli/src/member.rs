@@ -79,6 +79,9 @@ pub struct MemberArguments {
     /// Access log: off, stdout, stderr or a file
     #[arg(long, default_value = "off", value_name = "off|stdout|stderr|FILE")]
     pub access_log: String,
+    /// Write TLS session secrets to this file, for a capture tool; whoever has it can read the traffic
+    #[arg(long, value_name = "FILE")]
+    pub tls_key_log: Option<PathBuf>,
     /// How long requests may take to finish in a drain
     #[arg(long, default_value = "30s", value_parser = duration)]
     pub drain_deadline: Duration,

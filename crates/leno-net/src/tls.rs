@@ -14,6 +14,7 @@
 mod context;
 mod error;
 mod judge;
+mod key_log;
 mod server;
 mod session;
 pub mod stream;
@@ -21,6 +22,7 @@ pub mod stream;
 pub use context::{TlsContext, TlsIdentity};
 pub use error::TlsError;
 pub use judge::Permitted;
+pub use key_log::log_keys_to;
 pub use server::ReloadableServer;
 pub use session::{HandshakeInfo, TlsSession};
 

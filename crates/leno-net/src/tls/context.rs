@@ -176,6 +176,7 @@ pub(super) fn client_config(
     };
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
+    config.key_log = super::key_log::key_log();
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     config
 }
@@ -190,6 +191,7 @@ pub(super) fn server_config(context: &TlsContext, judge: Arc<Judge>, alpn: &[&[u
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
+    config.key_log = super::key_log::key_log();
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     config
 }
