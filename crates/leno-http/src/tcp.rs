@@ -17,7 +17,7 @@ use crate::body::{Body, BodyStream, PollFrame, Request, Response};
 use crate::h1::{Framing, IncomingBody, Source, connect};
 use crate::head::{BodyLength, RequestHead, ResponseHead};
 use crate::pump::Pump;
-use crate::raw::{WriteOutError, end_sending, reset, write_out};
+use crate::raw::{WriteOutError, reset, write_out};
 use crate::refusal::{Refusal, StreamError};
 use crate::serve::ServerSettings;
 
@@ -75,9 +75,8 @@ pub async fn send(address: SocketAddr, request: Request, connect_timeout: Durati
     let pump = Pump::start(async move {
         let result = write_out(request.body, &sending).await;
         if matches!(result, Err(WriteOutError::Body(_))) {
-            // The server must not take a broken stream for a finished one.
+            // When the socket closes, the server must not take a broken stream for a finished one.
             let _ = reset(&sending);
-            let _ = end_sending(&sending);
         }
         result.map(|_| true)
     })

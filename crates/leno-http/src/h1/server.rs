@@ -31,7 +31,7 @@ use super::parse::ParseError;
 use super::request::{self, ParsedRequest};
 use super::send::{SendError, Writer};
 use super::source::{Framing, HeadEnd, Source};
-use crate::body::{Body, InterimSink, Request, Response};
+use crate::body::{Body, Frame, InterimSink, Request, Response};
 use crate::head::{BodyLength, Method, ResponseHead, Version};
 use crate::raw::{end_sending, reset, with_scratch};
 use crate::refusal::Refusal;
@@ -95,6 +95,14 @@ enum After {
     Linger,
     /// What was sent is not whole, and the client must see that.
     Reset,
+}
+
+/// How far a body that nobody wants was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    Whole,
+    TooMuch,
+    Broken,
 }
 
 /// Why an exchange is ended before its answer is out.
@@ -356,23 +364,25 @@ impl Connection {
         }
         // Early answer: whoever still reads the body has no use for it.
         self.source.cut_off();
-        let source = Rc::clone(&self.source);
-        let drained = tokio::time::timeout(DRAIN_TIME, async move {
-            let mut left = MAX_DRAINED;
-            loop {
-                match poll_fn(|cx| source.poll_frame(cx)).await {
-                    None => return true,
-                    Some(Ok(crate::body::Frame::Data(data))) if data.len() <= left => left -= data.len(),
-                    Some(Ok(crate::body::Frame::Trailers(_))) => return true,
-                    Some(_) => return false,
-                }
-                if source.is_done() {
-                    return true;
-                }
+        match tokio::time::timeout(DRAIN_TIME, self.read_away()).await {
+            Ok(Drained::Whole) => After::Keep,
+            _ => After::Linger,
+        }
+    }
+
+    /// Reads on to the end of a body that nobody wants, if that is near.
+    async fn read_away(&self) -> Drained {
+        self.source.forget_wanted();
+        let mut left = MAX_DRAINED;
+        while !self.source.is_done() {
+            match poll_fn(|cx| self.source.poll_frame(cx)).await {
+                Some(Ok(Frame::Data(data))) if data.len() <= left => left -= data.len(),
+                Some(Ok(Frame::Data(_))) => return Drained::TooMuch,
+                Some(Ok(Frame::Trailers(_))) | None => {}
+                Some(Err(_)) => return Drained::Broken,
             }
-        })
-        .await;
-        if drained == Ok(true) { After::Keep } else { After::Linger }
+        }
+        Drained::Whole
     }
 
     /// The server's side of the tunnel is through; the client's may go on for as long as somebody takes its bytes.
@@ -420,9 +430,13 @@ impl Connection {
                 () = self.reset_by_client() => return Cut::Gone,
                 () = self.source.body_over() => {}
             }
-            if !self.source.is_done() {
-                self.reset_by_client().await;
-                return Cut::Gone;
+            match self.read_away().await {
+                Drained::Whole => {}
+                Drained::Broken => return Cut::Gone,
+                Drained::TooMuch => {
+                    self.reset_by_client().await;
+                    return Cut::Gone;
+                }
             }
         }
         while !self.eof.get() && !self.source.has_ahead() {

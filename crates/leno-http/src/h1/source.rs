@@ -109,6 +109,11 @@ impl Source {
         self.on_wanted.replace(Some(Box::new(action)));
     }
 
+    /// The body may be asked for without anybody being told.
+    pub fn forget_wanted(&self) {
+        self.on_wanted.replace(None);
+    }
+
     /// Lets the bytes behind a switch of protocols through.
     pub fn open_gate(&self) {
         let mut reading = self.reading.borrow_mut();
