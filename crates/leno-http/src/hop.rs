@@ -92,11 +92,7 @@ impl HopError {
 
     /// The peer broke a rule.
     fn protocol(side: Side, detail: String) -> Self {
-        let reason = match side {
-            Side::Origination => Reason::UpstreamProtocolError,
-            Side::Termination => Reason::MalformedRequest,
-        };
-        Self { reason, detail, is_ours: true }
+        Self { reason: side.broken(), detail, is_ours: true }
     }
 }
 

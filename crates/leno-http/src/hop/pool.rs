@@ -31,6 +31,10 @@ use crate::refusal::StreamError;
 /// Hops of one key when the first is at the peer's stream limit: 8 × 1024 streams to one instance from one worker.
 pub const MAX_HOPS_PER_KEY: usize = 8;
 
+/// Hops that one request waits for. A second is usual when the first was full or began to drain; a peer that drains every
+/// hop at once must not hold a request for ever.
+const MAX_ATTEMPTS: usize = 2 + MAX_HOPS_PER_KEY;
+
 #[derive(Default)]
 struct Slot {
     hops: Vec<Rc<Connection>>,
@@ -67,7 +71,7 @@ impl<K: Hash + Eq + Clone + 'static> Pool<K> {
         settings: &HopSettings,
         tls: impl Fn() -> Result<TlsSession, TlsError>,
     ) -> Result<Rc<Connection>, StreamError> {
-        loop {
+        for _ in 0..MAX_ATTEMPTS {
             let attempt = {
                 let mut slots = self.slots.borrow_mut();
                 if !slots.contains_key(key) {
@@ -102,6 +106,7 @@ impl<K: Hash + Eq + Clone + 'static> Pool<K> {
                 return Err(failure);
             }
         }
+        Err(StreamError::unprocessed(Reason::RefusedStream, "the peer accepts hops but no streams"))
     }
 
     /// A hop with room that is there already, whatever a new one would meet.

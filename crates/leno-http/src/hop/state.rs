@@ -54,6 +54,14 @@ impl Side {
             Self::Termination => Reason::DownstreamReset,
         }
     }
+
+    /// The reason when the other side breaks a rule.
+    pub(crate) fn broken(self) -> Reason {
+        match self {
+            Self::Origination => Reason::UpstreamProtocolError,
+            Self::Termination => Reason::MalformedRequest,
+        }
+    }
 }
 
 /// Names a stream as long as it lives; a stale one finds nothing.
@@ -281,7 +289,7 @@ impl Engine {
         if is_released {
             self.streams.remove(key.index);
             self.by_id.remove(&key.id);
-            if self.streams.is_empty() && self.streams.capacity() > 64 {
+            if self.streams.is_empty() && self.streams.capacity() > 16 {
                 self.streams = Slab::new();
                 self.by_id = HashMap::default();
                 self.round = VecDeque::new();
@@ -407,7 +415,8 @@ impl Engine {
             return Poll::Ready(Some(Err(error.into())));
         }
         if let Some(lines) = stream.trailers.take() {
-            let malformed = |_| BodyError::new(Reason::UpstreamProtocolError, "malformed trailers");
+            let reason = self.side.broken();
+            let malformed = |_| BodyError::new(reason, "malformed trailers");
             return Poll::Ready(Some(Fields::parse(lines).map(Frame::Trailers).map_err(malformed)));
         }
         if stream.receiving == Receiving::Ended {

@@ -1,5 +1,7 @@
 //! Two real ends of a hop over loopback TCP and real TLS.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 mod mesh;
 
 use std::cell::{Cell, RefCell};
@@ -148,7 +150,7 @@ fn a_bulk_body_beside_small_requests_keeps_memory_flat() {
         let upload = {
             let hop = Rc::clone(&hop);
             tokio::task::spawn_local(async move {
-                let response = hop.open(&meta(StreamKind::Http), post("/upload", Source::new(BULK).0)).await.unwrap();
+                let response = hop.open(&meta(StreamKind::Http), post("/upload", Source::of(BULK).0)).await.unwrap();
                 response.body.collect(100).await.unwrap().unwrap()
             })
         };
@@ -192,7 +194,7 @@ fn a_stalled_reader_stops_its_own_source_and_nobody_else() {
 fn whoever_goes_away_takes_the_other_side_along() {
     on_worker(async {
         let mesh = Mesh::new();
-        let (source, _, source_gone) = Source::new(BULK);
+        let (source, _, source_gone) = Source::of(BULK);
         let handler_gone = Rc::new(Cell::new(false));
         let (source, waiting) = (Rc::new(RefCell::new(Some(source))), Rc::clone(&handler_gone));
         let reached = Rc::new(Cell::new(false));
@@ -308,7 +310,7 @@ fn an_early_answer_stops_the_upload() {
         })
         .await;
         let (hop, _) = mesh.connect(&server).await;
-        let (source, given, is_dropped) = Source::new(BULK);
+        let (source, given, is_dropped) = Source::of(BULK);
         let response = hop.open(&meta(StreamKind::Http), post("/", source)).await.unwrap();
         assert_eq!(response.head.status, 413);
         assert_eq!(response.body.collect(100).await.unwrap().unwrap(), "too large");
@@ -361,7 +363,7 @@ fn hops_that_are_told_to_drain_under_load_fail_no_request() {
                     while !is_over.get() {
                         let settings = HopSettings::origination();
                         let hop = pool.get(&0, address, CONNECT, &settings, || mesh.session(&context)).await.unwrap();
-                        let body = Source::new(40_000).0;
+                        let body = Source::of(40_000).0;
                         let response =
                             hop.open(&meta(StreamKind::Http), post("/", body)).await.expect("no request fails");
                         assert_eq!(response.body.collect(50_000).await.unwrap().unwrap().len(), 40_000);
@@ -569,7 +571,7 @@ fn a_lost_connection_breaks_its_streams_off() {
         let serving = tokio::task::spawn_local(async move {
             let io = listener.accept().await.unwrap().0;
             let tls = TlsSession::server(&context, &[ALPN_HOP]).unwrap();
-            let handler = |_, _, _| async { Ok(ok(Source::new(1 << 30).0)) };
+            let handler = |_, _, _| async { Ok(ok(Source::of(1 << 30).0)) };
             let never = leno_http::DrainWatch::never();
             leno_http::hop::serve(io, tls, HopSettings::termination(), &registry, handler, never).await
         });

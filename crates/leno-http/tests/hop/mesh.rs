@@ -178,7 +178,7 @@ pub struct Source {
 pub const CHUNK: usize = 32 * 1024;
 
 impl Source {
-    pub fn new(left: usize) -> (Body, Rc<Cell<usize>>, Rc<Cell<bool>>) {
+    pub fn of(left: usize) -> (Body, Rc<Cell<usize>>, Rc<Cell<bool>>) {
         let (given, is_dropped) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
         let source = Self { left, given: Rc::clone(&given), is_dropped: Rc::clone(&is_dropped) };
         (Body::Custom(Box::new(source)), given, is_dropped)

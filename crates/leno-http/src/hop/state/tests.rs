@@ -197,7 +197,7 @@ fn the_writer_waits_for_window_and_queue_and_is_woken_once() {
     let (ours, theirs) = open(&mut pair, false);
     let count = Arc::new(Count(AtomicUsize::new(0)));
     let waker = Waker::from(Arc::clone(&count));
-    let mut cx = Context::from_waker(&waker);
+    let cx = Context::from_waker(&waker);
     let mut sent = 0;
     while pair.client.poll_room(ours, &cx).is_ready() {
         pair.client.send_data(ours, vec![0; 8192].into());
@@ -213,13 +213,13 @@ fn the_writer_waits_for_window_and_queue_and_is_woken_once() {
         sent += 8192;
         exchange(&mut pair, usize::MAX);
     }
-    assert!(pair.client.poll_room(ours, &mut cx).is_pending());
+    assert!(pair.client.poll_room(ours, &cx).is_pending());
     exchange(&mut pair, usize::MAX);
     assert_eq!(count.0.load(Ordering::Relaxed), 1);
     assert_eq!(read_all(&mut pair.server, theirs), sent);
     exchange(&mut pair, usize::MAX);
     assert_eq!(count.0.load(Ordering::Relaxed), 2);
-    assert!(pair.client.poll_room(ours, &mut cx).is_ready());
+    assert!(pair.client.poll_room(ours, &cx).is_ready());
 }
 
 #[test]
