@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -44,8 +45,8 @@ pub struct AdminPages {
     pub missing: Box<dyn Fn() -> Vec<String>>,
     /// Prometheus text.
     pub metrics: Box<dyn Fn() -> String>,
-    /// What the proxy executes.
-    pub plan: Box<dyn Fn() -> serde_json::Value>,
+    /// What the proxy executes; asks the workers, so it may take a moment.
+    pub plan: Box<dyn Fn() -> LocalBoxFuture<'static, serde_json::Value>>,
     /// Effective settings, secrets masked.
     pub config: Box<dyn Fn() -> serde_json::Value>,
 }
@@ -78,9 +79,9 @@ pub async fn serve(listener: TcpListener, pages: AdminPages) {
 
 /// One connection; dropping it closes the socket.
 async fn connection(io: TcpStream, peer: SocketAddr, pages: &AdminPages) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let answer = respond(pages, peer, &request);
-        async move { Ok::<_, Infallible>(answer) }
+    let service = service_fn(async |request: Request<Incoming>| {
+        let host = request.headers().get("host").map(http::HeaderValue::as_bytes);
+        Ok::<_, Infallible>(page(pages, peer, request.method(), host, request.uri().path()).await)
     });
     // An error here is the client's: it went away, was too slow, or sent no HTTP. There is nothing to decide on it.
     let _ = hyper::server::conn::http1::Builder::new()
@@ -92,12 +93,7 @@ async fn connection(io: TcpStream, peer: SocketAddr, pages: &AdminPages) {
         .await;
 }
 
-fn respond(pages: &AdminPages, peer: SocketAddr, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let host = request.headers().get("host").map(http::HeaderValue::as_bytes);
-    page(pages, peer, request.method(), host, request.uri().path())
-}
-
-fn page(
+async fn page(
     pages: &AdminPages,
     peer: SocketAddr,
     method: &Method,
@@ -127,7 +123,7 @@ fn page(
         return text(StatusCode::FORBIDDEN, "ask by address or as localhost\n".to_owned());
     }
     match path {
-        "/plan" => json(&(pages.plan)()),
+        "/plan" => json(&(pages.plan)().await),
         "/config" => json(&(pages.config)()),
         "/version" => text(StatusCode::OK, format!("leno {}\n", env!("CARGO_PKG_VERSION"))),
         _ => text(StatusCode::NOT_FOUND, "pages: /ready /healthz /metrics /plan /config /version\n".to_owned()),
@@ -166,17 +162,14 @@ mod tests {
         AdminPages {
             missing: Box::new(|| vec!["a certificate".to_owned()]),
             metrics: Box::new(|| "leno_up 1\n".to_owned()),
-            plan: Box::new(|| serde_json::json!({"version": 7})),
+            plan: Box::new(|| Box::pin(async { serde_json::json!({"version": 7}) })),
             config: Box::new(|| serde_json::json!({"token": "(secret)"})),
         }
     }
 
-    #[test]
-    fn who_may_see_what() {
+    #[tokio::test]
+    async fn who_may_see_what() {
         let (near, far) = ("127.0.0.1:9".parse().unwrap(), "192.0.2.1:9".parse().unwrap());
-        let status = |peer, host: &str, path: &str| {
-            page(&pages(), peer, &Method::GET, Some(host.as_bytes()), path).status().as_u16()
-        };
         for (peer, host, path, expected) in [
             (far, "x", "/healthz", 200),
             (far, "x", "/ready", 503),
@@ -188,9 +181,10 @@ mod tests {
             (near, "evil.example", "/config", 403),
             (near, "localhost", "/other", 404),
         ] {
-            assert_eq!(status(peer, host, path), expected, "{peer} {host} {path}");
+            let answer = page(&pages(), peer, &Method::GET, Some(host.as_bytes()), path).await;
+            assert_eq!(answer.status().as_u16(), expected, "{peer} {host} {path}");
         }
-        assert_eq!(page(&pages(), near, &Method::POST, None, "/ready").status(), 405);
+        assert_eq!(page(&pages(), near, &Method::POST, None, "/ready").await.status(), 405);
     }
 
     #[tokio::test]

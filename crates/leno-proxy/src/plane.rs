@@ -190,10 +190,10 @@ impl DataPlane {
         &self.process
     }
 
-    /// Ways to ask the workers, for the admin port.
+    /// Ways to ask the workers, for the admin port; they do not keep the workers alive.
     #[must_use]
-    pub fn workers(&self) -> &[mpsc::Sender<Command>] {
-        &self.workers
+    pub fn weak_workers(&self) -> Vec<mpsc::WeakSender<Command>> {
+        self.workers.iter().map(mpsc::Sender::downgrade).collect()
     }
 
     /// Takes no new work on one side and waits until what is under way has ended or was cut at its deadline.

@@ -23,6 +23,7 @@ pub struct Process {
     /// The proxy's own listeners, which no egress may lead to.
     pub own_addresses: Vec<SocketAddr>,
     exposed: AtomicBool,
+    draining: AtomicBool,
 }
 
 /// State of one service port over all workers.
@@ -53,6 +54,7 @@ impl Process {
             max_connections,
             own_addresses,
             exposed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
         })
     }
 
@@ -86,6 +88,17 @@ impl Process {
     #[must_use]
     pub fn is_exposed(&self) -> bool {
         self.exposed.load(Ordering::Relaxed)
+    }
+
+    /// Whether the process is on its way out.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The process is on its way out.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 
     /// Notes what the exposure check saw.

@@ -1,10 +1,12 @@
 //! HTTP/1.1 through two real data planes to a real application.
 
 #[path = "support/app.rs"]
+#[expect(dead_code, reason = "shared by several tests")]
 mod app;
 #[path = "support/client.rs"]
 mod client;
 #[path = "support/mesh.rs"]
+#[expect(dead_code, reason = "shared by several tests")]
 mod mesh;
 
 use app::App;

@@ -148,6 +148,7 @@ impl App {
                     out.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart").ok()?;
                     return None;
                 }
+                "/close-now" => return None,
                 "/slow" => {
                     // Never answers; ends when its peer goes.
                     let mut byte = [0];
