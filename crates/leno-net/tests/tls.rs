@@ -11,7 +11,7 @@ use leno_identity::{Authority, KeyPair, RootCert, TrustBundle, control_plane_ide
 use leno_model::{Reason, SpiffeId, TrustDomain};
 use leno_net::tls::ALPN_HOP;
 use leno_net::{TlsContext, TlsError, TlsIdentity, TlsSession};
-use leno_runtime::{Clock, ManualClock};
+use leno_runtime::{Clock, ManualClock, Random, SeededRandom};
 
 const NOW: u64 = 1_800_000_000;
 const DAY: u64 = 86_400;
@@ -370,4 +370,46 @@ fn keys_and_chains_must_fit() {
     assert_eq!(error.reason, Reason::CertificateInvalid);
     assert!(TlsIdentity::new(vec![], &KeyPair::generate().unwrap()).is_err());
     assert!(RootCert::from_der(mesh.member("web").identity().chain()[0].as_ref()).is_err());
+}
+
+/// Bytes that an attacker on the path changes, cuts or makes up: an error or silence, never a panic, never a peer.
+#[test]
+fn damaged_handshakes_end_in_an_error_or_in_nothing() {
+    let mut mesh = Mesh::new("mesh.leno");
+    let (web, cart) = (mesh.member("web"), mesh.member("cart"));
+    let mut random = SeededRandom::new(42);
+    let mut pick = |bound: usize| usize::try_from(random.below(bound as u64)).unwrap();
+    for round in 0..120 {
+        let (mut a, mut b) = (client(&web, &[&mesh.id("cart")]), server(&cart));
+        let mut wire = Vec::new();
+        a.take_tls(&mut wire);
+        let mut damage = |wire: &mut Vec<u8>| match pick(3) {
+            0 => {
+                let at = pick(wire.len());
+                wire[at] ^= 1 << pick(8);
+            }
+            1 => wire.truncate(pick(wire.len())),
+            _ => {
+                let at = pick(wire.len());
+                wire.insert(at, 0x16);
+            }
+        };
+        if round % 2 == 0 {
+            damage(&mut wire);
+            let _ = b.read_tls(&wire, &mut Vec::new());
+        } else {
+            b.read_tls(&wire, &mut Vec::new()).unwrap();
+            wire.clear();
+            b.take_tls(&mut wire);
+            a.read_tls(&wire, &mut Vec::new()).unwrap();
+            wire.clear();
+            a.take_tls(&mut wire);
+            damage(&mut wire);
+            let _ = b.read_tls(&wire, &mut Vec::new());
+        }
+        // A flipped bit of the change_cipher_spec for middleboxes may pass: it means nothing (RFC 8446 section 5).
+        if let Some(peer) = b.peer() {
+            assert_eq!(peer.spiffe, mesh.id("web"));
+        }
+    }
 }

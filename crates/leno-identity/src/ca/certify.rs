@@ -59,7 +59,8 @@ pub(super) fn renew_issuing(generation: &mut Generation, now: u64) -> Result<(),
 
 fn root_params(number: u32, domain: &TrustDomain, now: u64) -> Result<CertificateParams, CaError> {
     // Distinct names per generation, so that path building never tries one root's key for the other.
-    let mut params = params(&format!("Leno root {number} {domain}"), now - CA_BACKDATE_S, now + ROOT_LIFE_S)?;
+    let mut params =
+        params(&format!("Leno root {number} {domain}"), now.saturating_sub(CA_BACKDATE_S), now + ROOT_LIFE_S)?;
     // Two below a root: the issuing intermediate, and a successor that is cross-signed during a rotation.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(2));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -69,7 +70,7 @@ fn root_params(number: u32, domain: &TrustDomain, now: u64) -> Result<Certificat
 fn issuing(number: u32, root: &RootCert, root_key: &KeyPair, now: u64) -> Result<Issuing, CaError> {
     let key = KeyPair::generate().map_err(|e| crypto(&e))?;
     let not_after = now + ISSUING_LIFE_S;
-    let mut params = params(&format!("Leno issuing {number}"), now - CA_BACKDATE_S, not_after)?;
+    let mut params = params(&format!("Leno issuing {number}"), now.saturating_sub(CA_BACKDATE_S), not_after)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.use_authority_key_identifier_extension = true;
@@ -88,7 +89,7 @@ pub(super) fn leaf(
     ttl_s: u64,
     now: u64,
 ) -> Result<Issued, CaError> {
-    let not_before = now - MAX_BACKDATE_S.min(ttl_s / 2);
+    let not_before = now.saturating_sub(MAX_BACKDATE_S.min(ttl_s / 2));
     let not_after = now + ttl_s;
     let mut params = params("", not_before, not_after)?;
     let uri = identity.as_str().try_into().map_err(|e| crypto(&e))?;

@@ -67,7 +67,7 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    /// In the last third of its life, or made by a clock that was far ahead.
+    /// In the last third of its life.
     pub(super) fn issuing_is_old(&self, now: u64) -> bool {
         let left = self.issuing.not_after.saturating_sub(now);
         left < ISSUING_LIFE_S / 3
