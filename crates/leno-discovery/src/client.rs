@@ -56,6 +56,12 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// A refusal inside a stream, in the words of `Refused` or `Goodbye`.
+    #[must_use]
+    pub fn refused(reason: &str, detail: &str) -> Self {
+        Self::Refused(Box::new(tonic::Status::unknown(format!("{reason}: {detail}"))))
+    }
+
     /// The reason for logs and status.
     #[must_use]
     pub fn reason(&self) -> Reason {

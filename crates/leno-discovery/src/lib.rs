@@ -17,6 +17,7 @@ pub mod limits;
 pub mod proto;
 pub mod server;
 pub mod session;
+pub mod snapshot;
 
 pub use collection::{CollectionName, Entry, Key};
 pub use hub::Hub;

@@ -10,6 +10,7 @@
 
 pub mod admin;
 mod callers;
+pub mod control;
 mod deadline;
 mod exchange;
 pub mod exposure;

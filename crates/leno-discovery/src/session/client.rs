@@ -3,7 +3,7 @@
 //! ```text
 //!           attempt_at() reached
 //!   Down ----------------------------> Opening --Welcome--> Up
-//!    ^   connected(): Hello, Register,    |                 |
+//!    ^   connected(): Hello,              |                 |
 //!    |   Subscribe{have} for everything   |                 |
 //!    +------ disconnected(): backoff -----+-----------------+
 //!
@@ -187,9 +187,10 @@ impl ClientSession {
         self.collections.get(name).map(|c| &c.held)
     }
 
-    /// Has the workload registered from now on, on every connection.
+    /// Registers the workload. Call it again after every [`ClientEvent::Welcome`]: the address that peers are to use may
+    /// depend on the connection.
     pub fn register(&mut self, registration: proto::Register) {
-        if self.link != Link::Down {
+        if self.link == Link::Up {
             self.outbox.push_back(client_message::Kind::Register(registration.clone()));
         }
         self.registration = Some(registration);
@@ -199,7 +200,7 @@ impl ClientSession {
     pub fn deregister(&mut self) -> bool {
         let Some(registration) = self.registration.take() else { return false };
         let (instance, generation) = (registration.instance, registration.generation);
-        if self.link == Link::Down {
+        if self.link != Link::Up {
             return false;
         }
         self.outbox.push_back(client_message::Kind::Deregister(proto::Deregister { instance, generation }));
@@ -249,6 +250,18 @@ impl ClientSession {
         (self.link == Link::Down).then_some(self.attempt_at)
     }
 
+    /// Whether [`next_message`](Self::next_message) has something.
+    #[must_use]
+    pub fn has_message(&self) -> bool {
+        !self.outbox.is_empty() || !self.applied.is_empty()
+    }
+
+    /// After [`disconnected`](Self::disconnected): connects again at once, e.g. with a new certificate.
+    pub fn reconnect(&mut self, now: Instant) {
+        self.failures = 0;
+        self.attempt_at = now;
+    }
+
     /// Whether the stream is up.
     #[must_use]
     pub fn is_up(&self) -> bool {
@@ -269,9 +282,6 @@ impl ClientSession {
             bundle_version: self.bundle_version,
             zone: self.settings.zone.clone(),
         }));
-        if let Some(registration) = &self.registration {
-            self.outbox.push_back(client_message::Kind::Register(registration.clone()));
-        }
         let names: Vec<CollectionName> = self.collections.keys().cloned().collect();
         for name in names {
             self.push_subscribe(&name);

@@ -1,0 +1,353 @@
+//! Every collection that this proxy uses, as plans: what it calls, what it serves, and the mesh's names.
+//!
+//! A destination is needed while an explicit upstream names it, while it was used within [`IDLE`], or while the routes of a
+//! needed one send to it. What is not needed any more is let go (D2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use leno_compile::{MeshDefaults, compile_destination, compile_inbound, compile_mesh};
+use leno_discovery::session::client::Change;
+use leno_discovery::{CollectionName, Entry, Key};
+use leno_model::kinds::workload::WorkloadPort;
+use leno_model::{Name, NamespacedName, TrustDomain};
+use leno_net::tls::TlsContext;
+use leno_plan::InboundPlan;
+use leno_runtime::Clock;
+
+use super::mesh;
+use super::replica::{Replica, Verdict};
+use super::status::CollectionStatus;
+use crate::settings::{ProxySettings, ServedPort};
+use crate::snapshot::{Destination, DestinationState, LastUsed, MeshView, Snapshot};
+
+/// A destination that nobody used for so long is let go.
+pub(super) const IDLE: Duration = Duration::from_secs(600);
+/// Destinations at a time: half of what a stream may subscribe to. A wish beyond it is not granted, and its request is
+/// refused like one without an answer.
+pub(super) const MAX_DESTINATIONS: usize = 5_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Stored,
+    Current,
+    Missing,
+    Denied,
+}
+
+/// What all kinds of collections have in common.
+#[derive(Debug)]
+struct Held {
+    replica: Replica,
+    state: State,
+    version: u64,
+}
+
+impl Held {
+    fn new(stored: Option<BTreeMap<Key, Entry>>) -> Self {
+        let state = if stored.is_some() { State::Stored } else { State::Waiting };
+        Self { replica: Replica::stored(stored.unwrap_or_default()), state, version: 0 }
+    }
+
+    fn in_use(&self) -> bool {
+        matches!(self.state, State::Stored | State::Current)
+    }
+
+    fn end(&mut self, state: State) {
+        self.replica.clear();
+        self.state = state;
+        self.version = 0;
+    }
+
+    fn status(&self) -> CollectionStatus {
+        let state = match self.state {
+            State::Waiting => "waiting",
+            State::Stored => "stored",
+            State::Current => "current",
+            State::Missing => "missing",
+            State::Denied => "denied",
+        };
+        let refused = self.replica.refused().iter().map(|(k, text)| (k.to_string(), text.clone())).collect();
+        CollectionStatus { state, version: self.version, resources: self.replica.in_use().len(), refused }
+    }
+}
+
+struct Outbound {
+    held: Held,
+    plan: Option<DestinationState>,
+    used: Arc<LastUsed>,
+}
+
+struct Inbound {
+    held: Held,
+    plan: Option<Arc<InboundPlan>>,
+}
+
+/// See the module.
+pub(super) struct Destinations {
+    domain: TrustDomain,
+    namespace: Name,
+    pinned: BTreeSet<NamespacedName>,
+    mesh_held: Held,
+    mesh: MeshDefaults,
+    /// Before the configuration is known nothing leaves.
+    view: Arc<MeshView>,
+    registered: Vec<WorkloadPort>,
+    outbound: BTreeMap<NamespacedName, Outbound>,
+    inbound: BTreeMap<NamespacedName, Inbound>,
+}
+
+/// Seconds of the monotonic clock; never 0, which means "never used".
+pub(super) fn seconds(clock: &dyn Clock) -> u64 {
+    clock.monotonic_nanos() / 1_000_000_000 + 1
+}
+
+impl Destinations {
+    /// What the settings ask for, and what was stored. The stored working set counts as used now.
+    pub(super) fn new(
+        settings: &ProxySettings,
+        context: &TlsContext,
+        stored: Vec<(CollectionName, BTreeMap<Key, Entry>)>,
+        clock: &dyn Clock,
+    ) -> Self {
+        let domain = context.identity().trust_domain();
+        let mut all = Self {
+            namespace: settings.service.namespace.clone(),
+            pinned: settings.upstreams.iter().map(|u| u.service.clone()).collect(),
+            mesh_held: Held::new(None),
+            mesh: MeshDefaults::new(domain.clone()),
+            view: Arc::default(),
+            registered: settings.ports.iter().map(workload_port).collect(),
+            outbound: BTreeMap::new(),
+            inbound: BTreeMap::new(),
+            domain,
+        };
+        if !settings.ports.is_empty() {
+            all.inbound.insert(settings.service.clone(), Inbound { held: Held::new(None), plan: None });
+        }
+        let now = seconds(clock);
+        for (name, entries) in stored {
+            match name {
+                CollectionName::Mesh => all.mesh_held = Held::new(Some(entries)),
+                CollectionName::Inbound(service) => {
+                    if let Some(inbound) = all.inbound.get_mut(&service) {
+                        inbound.held = Held::new(Some(entries));
+                    }
+                }
+                CollectionName::Outbound(service) => {
+                    all.add(service, Some(entries), now);
+                }
+            }
+        }
+        for service in all.pinned.clone() {
+            all.add(service, None, now);
+        }
+        all.mesh_changed(&[]);
+        for service in all.outbound.keys().cloned().collect::<Vec<_>>() {
+            all.outbound_changed(&service, &[]);
+        }
+        all
+    }
+
+    fn add(&mut self, service: NamespacedName, stored: Option<BTreeMap<Key, Entry>>, now: u64) -> bool {
+        if self.outbound.contains_key(&service) || self.outbound.len() >= MAX_DESTINATIONS {
+            return false;
+        }
+        let used = Arc::new(LastUsed::default());
+        used.note(now);
+        self.outbound.insert(service, Outbound { held: Held::new(stored), plan: None, used });
+        true
+    }
+
+    /// Everything to subscribe to, with what is held of it.
+    pub(super) fn subscriptions(&self) -> Vec<(CollectionName, BTreeMap<Key, Entry>)> {
+        let mut all = vec![(CollectionName::Mesh, self.mesh_held.replica.in_use().clone())];
+        let inbound = self.inbound.iter();
+        all.extend(inbound.map(|(s, i)| (CollectionName::Inbound(s.clone()), i.held.replica.in_use().clone())));
+        let outbound = self.outbound.iter();
+        all.extend(outbound.map(|(s, o)| (CollectionName::Outbound(s.clone()), o.held.replica.in_use().clone())));
+        all
+    }
+
+    /// A worker uses a destination for the first time. True if it is new.
+    pub(super) fn want(&mut self, service: &NamespacedName, now: u64) -> bool {
+        if let Some(known) = self.outbound.get(service) {
+            known.used.note(now);
+            return false;
+        }
+        self.add(service.clone(), None, now)
+    }
+
+    /// The collection is as the control plane has it; returns the verdicts on what changed.
+    pub(super) fn update(&mut self, name: &CollectionName, changes: &[Change], version: u64) -> Vec<Verdict> {
+        let Some(held) = self.held(name) else { return Vec::new() };
+        (held.state, held.version) = (State::Current, version);
+        match name {
+            CollectionName::Mesh => self.mesh_changed(changes),
+            CollectionName::Outbound(service) => self.outbound_changed(service, changes),
+            CollectionName::Inbound(service) => self.inbound_changed(service, changes),
+        }
+    }
+
+    /// The collection does not exist, or (with a detail) may not be seen.
+    pub(super) fn ended(&mut self, name: &CollectionName, denied: Option<&str>) {
+        let Some(held) = self.held(name) else { return };
+        held.end(if denied.is_some() { State::Denied } else { State::Missing });
+        match name {
+            CollectionName::Mesh => drop(self.mesh_changed(&[])),
+            CollectionName::Outbound(service) => {
+                if let Some(outbound) = self.outbound.get_mut(service) {
+                    outbound.plan =
+                        Some(denied.map_or(DestinationState::Missing, |d| DestinationState::Denied(d.into())));
+                }
+            }
+            CollectionName::Inbound(service) => {
+                if let Some(inbound) = self.inbound.get_mut(service) {
+                    inbound.plan = None;
+                }
+            }
+        }
+    }
+
+    fn held(&mut self, name: &CollectionName) -> Option<&mut Held> {
+        match name {
+            CollectionName::Mesh => Some(&mut self.mesh_held),
+            CollectionName::Outbound(service) => self.outbound.get_mut(service).map(|o| &mut o.held),
+            CollectionName::Inbound(service) => self.inbound.get_mut(service).map(|i| &mut i.held),
+        }
+    }
+
+    /// What is in use of a collection, to be stored; nothing if it should not be.
+    pub(super) fn good(&self, name: &CollectionName) -> Option<&BTreeMap<Key, Entry>> {
+        let held = match name {
+            CollectionName::Mesh => Some(&self.mesh_held),
+            CollectionName::Outbound(service) => self.outbound.get(service).map(|o| &o.held),
+            CollectionName::Inbound(service) => self.inbound.get(service).map(|i| &i.held),
+        };
+        held.filter(|h| h.in_use()).map(|h| h.replica.in_use())
+    }
+
+    fn mesh_changed(&mut self, changes: &[Change]) -> Vec<Verdict> {
+        let held = &mut self.mesh_held;
+        held.replica.take(changes, held.version);
+        if !held.in_use() {
+            return Vec::new();
+        }
+        let (mesh, diagnostics) = compile_mesh(held.replica.collection(), &self.namespace, &self.domain);
+        let verdicts = held.replica.verdicts(changes, &diagnostics);
+        self.view = Arc::new(mesh::view(&mesh));
+        self.mesh = mesh;
+        // Defaults of the mesh are part of every plan.
+        for service in self.inbound.keys().cloned().collect::<Vec<_>>() {
+            self.inbound_changed(&service, &[]);
+        }
+        verdicts
+    }
+
+    fn outbound_changed(&mut self, service: &NamespacedName, changes: &[Change]) -> Vec<Verdict> {
+        let Some(Outbound { held, plan, .. }) = self.outbound.get_mut(service) else { return Vec::new() };
+        held.replica.take(changes, held.version);
+        if !held.in_use() {
+            return Vec::new();
+        }
+        let (new, diagnostics) = compile_destination(service, held.replica.collection(), &self.mesh);
+        let verdicts = held.replica.verdicts(changes, &diagnostics);
+        let why = held.replica.refused();
+        *plan = Some(if new.ports.is_empty() && !why.is_empty() {
+            // Nothing of it can be called, and there is somebody to blame.
+            let why: Vec<String> = why.iter().map(|(key, text)| format!("{key}: {text}")).collect();
+            DestinationState::Rejected(why.join("; ").into())
+        } else {
+            DestinationState::Ready(Arc::new(new))
+        });
+        verdicts
+    }
+
+    fn inbound_changed(&mut self, service: &NamespacedName, changes: &[Change]) -> Vec<Verdict> {
+        let Some(Inbound { held, plan }) = self.inbound.get_mut(service) else { return Vec::new() };
+        held.replica.take(changes, held.version);
+        if !held.in_use() {
+            return Vec::new();
+        }
+        let (new, diagnostics) = compile_inbound(service, held.replica.collection(), &self.mesh, &self.registered);
+        *plan = Some(Arc::new(new));
+        held.replica.verdicts(changes, &diagnostics)
+    }
+
+    /// Destinations that needed ones send to and that are not known yet; they are from now on.
+    pub(super) fn adopt_backends(&mut self, now: u64) -> Vec<NamespacedName> {
+        let mut missing: Vec<NamespacedName> = self.outbound.values().flat_map(backends).collect();
+        missing.retain(|service| self.add(service.clone(), None, now));
+        missing
+    }
+
+    /// Lets go of what is not needed any more.
+    pub(super) fn drop_idle(&mut self, now: u64) -> Vec<NamespacedName> {
+        let recent = |o: &Outbound| now.saturating_sub(o.used.seconds()) < IDLE.as_secs();
+        let mut needed: BTreeSet<NamespacedName> = self.pinned.clone();
+        needed.extend(self.outbound.iter().filter(|(_, o)| recent(o)).map(|(s, _)| s.clone()));
+        let mut open: Vec<NamespacedName> = needed.iter().cloned().collect();
+        while let Some(service) = open.pop() {
+            for backend in self.outbound.get(&service).into_iter().flat_map(backends) {
+                if needed.insert(backend.clone()) {
+                    open.push(backend);
+                }
+            }
+        }
+        let idle: Vec<NamespacedName> = self.outbound.keys().filter(|s| !needed.contains(*s)).cloned().collect();
+        for service in &idle {
+            self.outbound.remove(service);
+        }
+        idle
+    }
+
+    /// Whether every inbound collection was answered, so that what comes in can be judged.
+    pub(super) fn inbound_answered(&self) -> bool {
+        self.inbound.values().all(|i| i.held.state != State::Waiting)
+    }
+
+    /// For workers.
+    pub(super) fn snapshot(&self, version: u64, tls: TlsContext) -> Snapshot {
+        let outbound = self.outbound.iter().filter_map(|(service, o)| {
+            let destination = Destination { state: o.plan.clone()?, used: o.used.clone() };
+            Some((service.clone(), destination))
+        });
+        let inbound = self.inbound.iter().filter_map(|(service, i)| Some((service.clone(), i.plan.clone()?)));
+        Snapshot {
+            version,
+            mesh: self.view.clone(),
+            outbound: outbound.collect(),
+            inbound: inbound.collect(),
+            tls: Some(Arc::new(tls)),
+        }
+    }
+
+    /// For operators.
+    pub(super) fn status(&self) -> BTreeMap<String, CollectionStatus> {
+        let mut all = BTreeMap::from([(CollectionName::Mesh.to_string(), self.mesh_held.status())]);
+        let inbound = self.inbound.iter();
+        all.extend(inbound.map(|(s, i)| (CollectionName::Inbound(s.clone()).to_string(), i.held.status())));
+        let outbound = self.outbound.iter();
+        all.extend(outbound.map(|(s, o)| (CollectionName::Outbound(s.clone()).to_string(), o.held.status())));
+        all
+    }
+}
+
+fn workload_port(port: &ServedPort) -> WorkloadPort {
+    let app = port.app_address().port();
+    WorkloadPort {
+        port: app,
+        service_port: (app != port.port).then_some(port.port),
+        name: None,
+        app_protocol: Some(port.protocol.as_str().to_owned()),
+    }
+}
+
+fn backends(outbound: &Outbound) -> Vec<NamespacedName> {
+    match &outbound.plan {
+        Some(DestinationState::Ready(plan)) => plan.other_backends(),
+        _ => Vec::new(),
+    }
+}
