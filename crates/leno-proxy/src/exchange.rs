@@ -22,16 +22,17 @@ use leno_http::body::PollFrame;
 use leno_http::hop::Peer;
 use leno_http::{Body, BodyError, BodyLength, BodyStream, Frame, Method, Refusal, RequestHead, Response};
 use leno_model::{AppProtocol, NamespacedName, Reason, SpiffeId};
-use leno_plan::resilience::{ActiveRequest, ActiveRetry, Permit};
-use leno_telemetry::metrics::{ActiveRequest as MetricsActive, Direction};
+use leno_plan::resilience::{ActiveRequest, ActiveRetry, Permit, Timeouts};
+use leno_telemetry::metrics::Direction;
 use leno_telemetry::trace::RequestId;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
 
 use crate::live::{Class, Live, LiveGuard};
 use crate::outbound::ports::Outstanding;
-use crate::trace;
+use crate::recording::Active;
 use crate::worker::Worker;
+use crate::{deadline, trace};
 
 /// What a new policy judges of an exchange that is under way.
 pub struct Subject {
@@ -122,10 +123,11 @@ pub struct Exchange {
     /// When the whole must be over.
     pub deadline: Option<Instant>,
     started: Instant,
+    stream_idle: u32,
     request: Rc<RequestSide>,
     worker: Rc<Worker>,
     /// Counts as active in metrics.
-    active: Option<MetricsActive>,
+    active: Option<Active>,
     /// What ends with the exchange.
     holds: SmallVec<[Hold; 3]>,
     complete: bool,
@@ -193,6 +195,7 @@ impl Exchange {
             live: worker.live.begin(class, idle, subject),
             deadline: None,
             started: Instant::now(),
+            stream_idle: 0,
             request: Rc::new(RequestSide::default()),
             worker: Rc::clone(worker),
             active: None,
@@ -208,7 +211,7 @@ impl Exchange {
 
     /// The edge is known: from now on it counts as active there. A retry towards another peer moves it.
     pub fn set_active(&mut self) {
-        self.active = Some(self.worker.telemetry().active(&self.facts));
+        self.active = Some(self.worker.telemetry().active(&self.facts, self.live.class()));
     }
 
     /// The caller's side, to wait for its end.
@@ -252,6 +255,21 @@ impl Exchange {
         .await
     }
 
+    /// An upgrade has been agreed to: from now on bytes flow for as long as both sides like.
+    fn become_stream(&mut self) {
+        self.live.set_class(Class::Stream);
+        self.live.set_idle(self.stream_idle);
+        self.deadline = None;
+        self.set_active();
+    }
+
+    /// The idle timeouts: as a request, and once it has become a stream. `None` is for ever.
+    pub fn set_idle(&mut self, timeouts: &Timeouts) {
+        self.stream_idle = timeouts.tcp_idle.map_or(0, deadline::seconds);
+        let as_request = timeouts.idle.map_or(0, deadline::seconds);
+        self.live.set_idle(if self.live.class() == Class::Stream { self.stream_idle } else { as_request });
+    }
+
     /// Sets the earlier of two deadlines.
     pub fn limit(&mut self, deadline: Option<Instant>) {
         self.deadline = match (self.deadline, deadline) {
@@ -277,7 +295,7 @@ impl Exchange {
         self.facts.status = response.head.status;
         self.note_grpc_status(&response.head.fields);
         if response.head.status == 101 {
-            self.live.set_class(Class::Stream);
+            self.become_stream();
         }
         match std::mem::take(&mut response.body) {
             Body::Empty => self.complete = true,

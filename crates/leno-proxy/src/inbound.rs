@@ -20,9 +20,7 @@ use leno_model::{AppProtocol, NamespacedName, Reason};
 use leno_plan::{InboundPlan, InboundPort};
 use tokio::time::Instant;
 
-use crate::deadline;
 use crate::exchange::{Exchange, Hold, InboundSubject, Subject};
-use crate::live::Class;
 use crate::look::{self, Look};
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
@@ -105,16 +103,13 @@ async fn stages(
     }
     exchange.facts.upstream = Some(app);
     exchange.set_active();
+    exchange.set_idle(&port.timeouts);
     match meta.kind {
         StreamKind::Tcp => {
-            exchange.live.set_idle(port.timeouts.tcp_idle.map_or(0, deadline::seconds));
             let body = exchange.count_request(request.body);
             Ok(worker.plain.tcp(app, port.timeouts.connect, body).await?)
         }
-        StreamKind::Http => {
-            exchange.live.set_idle(port.timeouts.idle.map_or(0, deadline::seconds));
-            to_app(worker, peer, meta, exchange, port, request, app).await
-        }
+        StreamKind::Http => to_app(worker, peer, meta, exchange, port, request, app).await,
     }
 }
 
@@ -179,10 +174,6 @@ async fn to_app(
     let mut response = answered?;
     // An application must not speak with the proxy's voice.
     hygiene::strip_internal(&mut response.head.fields);
-    if response.head.status == 101 {
-        exchange.live.set_class(Class::Stream);
-        exchange.live.set_idle(port.timeouts.tcp_idle.map_or(0, deadline::seconds));
-    }
     Ok(response)
 }
 

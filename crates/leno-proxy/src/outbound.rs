@@ -140,7 +140,7 @@ async fn stages(
     exchange.limit(deadline::of_grpc(&request.head, Instant::now()));
     let (call, backend) = resolve(worker, exchange, &called, &choice).await?;
     filters::on_request(&backend.filters, &choice, &mut request.head)?;
-    exchange.live.set_idle(call.backend.policy.timeouts.idle.map_or(0, deadline::seconds));
+    exchange.set_idle(&call.backend.policy.timeouts);
     // Limits last before the work: what is refused above must not count against them.
     admit(exchange, &call)?;
     let mut response = attempts::run(worker, exchange, &call, request).await?;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
+use leno_runtime::SystemClock;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::outbound::Entry;
@@ -128,6 +129,8 @@ pub struct Seed {
     pub link: WorkerLink,
     /// Where exchanges are recorded.
     pub telemetry: Arc<Telemetry>,
+    /// The process's one monotonic clock: control thread and workers compare its seconds.
+    pub clock: SystemClock,
     /// Open connections of each worker.
     pub loads: Arc<Vec<AtomicUsize>>,
     /// Ways to all workers, for the acceptor.
@@ -151,6 +154,7 @@ impl DataPlane {
         listeners: Listeners,
         link: &WorkerLink,
         telemetry: &Arc<Telemetry>,
+        clock: SystemClock,
     ) -> io::Result<Self> {
         let Listeners { ports, admin: _, addresses } = listeners;
         let own = own_addresses(&addresses);
@@ -168,6 +172,7 @@ impl DataPlane {
                 process: Arc::clone(&process),
                 link: link.clone(),
                 telemetry: Arc::clone(telemetry),
+                clock,
                 loads: Arc::clone(&loads),
                 workers: workers.clone(),
                 ports: ports.take().unwrap_or_default(),

@@ -12,11 +12,12 @@ use leno_http::{Refusal, ServerEvents};
 use leno_model::{NamespacedName, Reason};
 use leno_plan::RequestView;
 use leno_telemetry::metrics::{
-    Accepted, ActiveRequest, Direction, Edge, EdgeMetrics, Listener, Metrics, Outcome, WorkerMetrics,
+    Accepted, ActiveRequest, Direction, Edge, EdgeMetrics, Listener, Metrics, OpenConnection, Outcome, WorkerMetrics,
 };
 use leno_telemetry::{AccessRecord, LogSender};
 
 use crate::exchange::Facts;
+use crate::live::Class;
 
 /// What the whole process records to.
 pub struct Telemetry {
@@ -24,6 +25,15 @@ pub struct Telemetry {
     pub metrics: Arc<Metrics>,
     /// The access log.
     pub log: LogSender,
+}
+
+/// An exchange under way, counted until dropped.
+#[expect(dead_code, reason = "held for what dropping it does")]
+pub enum Active {
+    /// Among the active requests.
+    Request(ActiveRequest),
+    /// Among the open TCP and upgraded streams.
+    Stream(OpenConnection),
 }
 
 /// One worker's end.
@@ -62,10 +72,14 @@ impl Recording {
         }
     }
 
-    /// A request is under way on this edge, as far as it is known; counted until dropped.
+    /// An exchange is under way on this edge; counted until dropped.
     #[must_use]
-    pub fn active(&self, facts: &Facts) -> ActiveRequest {
-        self.cells(facts).begin()
+    pub fn active(&self, facts: &Facts, class: Class) -> Active {
+        let cells = self.cells(facts);
+        match class {
+            Class::Request => Active::Request(cells.begin()),
+            Class::Stream => Active::Stream(cells.connection()),
+        }
     }
 
     fn cells(&self, facts: &Facts) -> Rc<EdgeMetrics> {

@@ -143,7 +143,8 @@ impl Worker {
     fn known_plan(&self, service: &NamespacedName) -> Option<Result<Arc<DestinationPlan>, Refusal>> {
         let snapshot = self.snapshot.borrow();
         let destination = snapshot.outbound.get(service)?;
-        destination.used.note(self.now() / 1_000_000_000);
+        // Never 0, which means never used.
+        destination.used.note(self.now() / 1_000_000_000 + 1);
         Some(match &destination.state {
             DestinationState::Ready(plan) => Ok(Arc::clone(plan)),
             DestinationState::Missing => {
@@ -173,6 +174,15 @@ impl Worker {
         let state = Rc::new(OutboundPort::new(plan, port, shared, earlier, self)?);
         ports.insert(key, Rc::clone(&state));
         Some(state)
+    }
+
+    /// The state by the snapshot in force: a retry goes by what is known now, since the endpoint that failed may have gone.
+    #[must_use]
+    pub fn newest(&self, state: Rc<OutboundPort>, port: u16) -> Rc<OutboundPort> {
+        match self.known_plan(state.service()) {
+            Some(Ok(plan)) if !state.is_of(&plan) => self.port(&plan, port).unwrap_or(state),
+            _ => state,
+        }
     }
 
     /// The retry budget of the called service's port; `backend` is at hand and nearly always the same.

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::Call;
-use super::ports::{Outstanding, Way};
+use super::ports::{OutboundPort, Outstanding, Way};
 use crate::deadline;
 use crate::exchange::{Exchange, Hold};
 use crate::replay::Replay;
@@ -34,9 +34,10 @@ pub async fn run(
     let mut bodies = Replay::new(exchange.count_request(body), policy.retries > 0);
     let mut tried: SmallVec<[Arc<str>; 3]> = SmallVec::new();
     let mut last: Option<StreamError> = None;
+    let mut state = Rc::clone(&call.state);
     loop {
         let done = exchange.facts.attempts + 1;
-        let Some(picked) = call.state.pick(worker, &tried) else { return Err(no_endpoint(call, last)) };
+        let Some(picked) = state.pick(worker, &tried) else { return Err(no_endpoint(call, last)) };
         if picked.again {
             tokio::time::sleep(policy.backoff(done - 1, worker.random())).await;
         }
@@ -49,8 +50,8 @@ pub async fn run(
             head.fields.set("grpc-timeout", left.as_bytes());
         }
         let attempt = Request { head: head.clone(), body, interim: interim.clone() };
-        let outcome = limited(worker, exchange, call, &picked, attempt).await;
-        call.state.learn(worker, &picked, health(&outcome));
+        let outcome = limited(worker, exchange, call, &state, &picked, attempt).await;
+        state.learn(worker, &picked, health(&outcome));
         let repeatable = Repeatable { method: head.method.as_str().as_bytes(), body_kept: bodies.can_repeat() };
         if !policy.wants_retry(verdict(&outcome), repeatable, done) {
             bodies.settle();
@@ -69,6 +70,7 @@ pub async fn run(
         }
         tried.push(Arc::clone(&picked.endpoint().key));
         last = outcome.err();
+        state = worker.newest(state, call.port);
     }
 }
 
@@ -77,13 +79,14 @@ async fn limited(
     worker: &Rc<Worker>,
     exchange: &mut Exchange,
     call: &Call,
+    state: &OutboundPort,
     picked: &Outstanding,
     request: Request,
 ) -> Result<Response, StreamError> {
     let own = call.rule.attempt_timeout(&call.called.policy).map(|t| Instant::now() + t);
     let whole = exchange.deadline;
     let until = own.into_iter().chain(whole).min();
-    let sending = send(worker, exchange, call, picked, request);
+    let sending = send(worker, exchange, call, state, picked, request);
     let Some(until) = until else { return sending.await };
     match tokio::time::timeout_at(until, sending).await {
         Ok(answered) => {
@@ -101,14 +104,15 @@ async fn send(
     worker: &Rc<Worker>,
     exchange: &mut Exchange,
     call: &Call,
+    state: &OutboundPort,
     picked: &Outstanding,
     request: Request,
 ) -> Result<Response, StreamError> {
     let timeouts = &call.backend.policy.timeouts;
-    match call.state.way(picked) {
+    match state.way(picked) {
         Some(Way::Hop { address, sni }) => {
             exchange.facts.upstream = Some(address);
-            let hop = worker.hops.get(worker, address, sni, call.state.identities(), timeouts).await?;
+            let hop = worker.hops.get(worker, address, sni, state.identities(), timeouts).await?;
             exchange.facts.destination = hop.peer().map(|peer| peer.identity.spiffe.clone());
             exchange.set_active();
             let left = |at: Instant| at.saturating_duration_since(Instant::now());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use leno_http::{Method, Refusal, Request, Response, StreamError};
 use leno_model::{AppProtocol, Reason};
 use leno_plan::defaults;
+use leno_plan::resilience::Timeouts;
 
 use super::destination;
 use crate::exchange::Exchange;
@@ -36,9 +37,8 @@ pub async fn request(
     if is_tunnel {
         exchange.live.set_class(Class::Stream);
         exchange.facts.protocol = AppProtocol::Tcp;
-    } else {
-        exchange.live.set_idle(crate::deadline::seconds(defaults::HTTP_IDLE_TIMEOUT));
     }
+    exchange.set_idle(&Timeouts::default());
     let addresses = resolve(worker, host, port).await?;
     let Request { head, body, interim } = request;
     let mut bodies = Replay::new(exchange.count_request(body), addresses.len() > 1);
@@ -47,6 +47,7 @@ pub async fn request(
         let Some(body) = bodies.next_attempt() else { break };
         exchange.facts.upstream = Some(address);
         exchange.facts.attempts += 1;
+        exchange.set_active();
         let outcome = if is_tunnel {
             worker.plain.tcp(address, defaults::CONNECT_TIMEOUT, body).await
         } else {

@@ -63,6 +63,12 @@ impl OutboundPort {
         Arc::ptr_eq(&self.plan, plan)
     }
 
+    /// The service.
+    #[must_use]
+    pub fn service(&self) -> &NamespacedName {
+        &self.plan.service
+    }
+
     /// What the process shares.
     #[must_use]
     pub fn shared(&self) -> &Arc<SharedPort> {

@@ -13,7 +13,7 @@ use leno_plan::{BackendTarget, DestinationPlan};
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
 
-use super::ports::Way;
+use super::ports::{OutboundPort, Way};
 use super::{Call, LocalCaller, attempts};
 use crate::exchange::{Exchange, Hold, Subject};
 use crate::live::Class;
@@ -86,26 +86,27 @@ async fn open(
         .try_acquire(call.backend.policy.limits.max_connections)
         .ok_or_else(|| Refusal::new(Reason::Overloaded, "the limit on connections to the service is reached"))?;
     exchange.hold(Hold::Permit(permit));
-    exchange.live.set_idle(call.backend.policy.timeouts.tcp_idle.map_or(0, crate::deadline::seconds));
+    exchange.set_idle(&call.backend.policy.timeouts);
     let policy = call.rule.retry(&call.called.policy);
     let mut bodies = crate::replay::Replay::new(exchange.count_request(body), policy.retries > 0);
     let mut tried: SmallVec<[Arc<str>; 3]> = SmallVec::new();
     let mut last: Option<StreamError> = None;
+    let mut state = Rc::clone(&call.state);
     loop {
         let done = exchange.facts.attempts + 1;
         let none =
             || Refusal::new(Reason::NoHealthyEndpoint, format!("no endpoint of {} may be used", call.backend.service));
-        let Some(picked) = call.state.pick(worker, &tried) else { return Err(last.map_or_else(none, Into::into)) };
+        let Some(picked) = state.pick(worker, &tried) else { return Err(last.map_or_else(none, Into::into)) };
         let Some(body) = bodies.next_attempt() else { return Err(last.map_or_else(none, Into::into)) };
         exchange.facts.attempts = done;
         exchange.facts.endpoint = Some(Arc::clone(&picked.endpoint().key));
-        let outcome = stream(worker, exchange, &call, call.state.way(&picked), body).await;
+        let outcome = stream(worker, exchange, &call, &state, state.way(&picked), body).await;
         let health = if outcome.as_ref().is_err_and(|e| e.reason != Reason::DeniedByPolicy) {
             Outcome::Failure
         } else {
             Outcome::Success
         };
-        call.state.learn(worker, &picked, health);
+        state.learn(worker, &picked, health);
         match outcome {
             Ok(response) => {
                 bodies.settle();
@@ -122,6 +123,7 @@ async fn open(
                 exchange.hold(Hold::Retry(retry));
                 tried.push(Arc::clone(&picked.endpoint().key));
                 last = Some(error);
+                state = worker.newest(state, call.port);
             }
         }
     }
@@ -172,6 +174,7 @@ async fn stream(
     worker: &Rc<Worker>,
     exchange: &mut Exchange,
     call: &Call,
+    state: &OutboundPort,
     way: Option<Way<'_>>,
     body: Body,
 ) -> Result<Response, StreamError> {
@@ -179,8 +182,7 @@ async fn stream(
     match way {
         Some(Way::Hop { address, sni }) => {
             exchange.facts.upstream = Some(address);
-            let hop =
-                worker.hops.get(worker, address, sni, call.state.identities(), &call.backend.policy.timeouts).await?;
+            let hop = worker.hops.get(worker, address, sni, state.identities(), &call.backend.policy.timeouts).await?;
             exchange.facts.destination = hop.peer().map(|peer| peer.identity.spiffe.clone());
             exchange.set_active();
             let meta = StreamMeta {

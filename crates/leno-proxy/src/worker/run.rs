@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use leno_http::ServerSettings;
 use leno_model::Reason;
-use leno_runtime::{Scope, SeededRandom, SystemClock};
+use leno_runtime::{Scope, SeededRandom};
 use leno_telemetry::metrics::{Direction, Listener};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
@@ -45,7 +45,7 @@ pub fn run(seed: Seed, commands: mpsc::Receiver<Command>) {
 }
 
 async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
-    let Seed { index, settings, process, mut link, telemetry, loads, workers, ports } = seed;
+    let Seed { index, settings, process, mut link, telemetry, clock, loads, workers, ports } = seed;
     let first = link.snapshots.borrow_and_update().clone();
     let events = Recording::events(&telemetry);
     let worker = Rc::new(Worker {
@@ -63,7 +63,7 @@ async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
         wishes: link.wishes.clone(),
         ports: RefCell::new(HashMap::new()),
         random: RefCell::new(SeededRandom::from_system()),
-        clock: SystemClock::new(),
+        clock,
         telemetry: Recording::new(&telemetry),
     });
     for (listener, port) in ports {

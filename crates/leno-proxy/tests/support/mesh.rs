@@ -102,7 +102,7 @@ impl Member {
         };
         let (control, worker) = link(first.clone());
         let telemetry = Arc::new(Telemetry { metrics: Arc::new(Metrics::default()), log: LogSender::off() });
-        let plane = DataPlane::start(&settings, listeners, &worker, &telemetry).unwrap();
+        let plane = DataPlane::start(&settings, listeners, &worker, &telemetry, SystemClock::new()).unwrap();
         let addresses = plane.addresses().clone();
         Self {
             plane,
