@@ -63,6 +63,8 @@ struct Thinning {
     minute: u64,
     written: u32,
     suppressed: u64,
+    /// Ever.
+    total: u64,
 }
 
 /// The audit log. Dropping it writes what is queued.
@@ -116,6 +118,7 @@ impl Audit {
             }
             if thinning.written >= REFUSALS_PER_MINUTE {
                 thinning.suppressed += 1;
+                thinning.total += 1;
                 return;
             }
             thinning.written += 1;
@@ -123,6 +126,12 @@ impl Audit {
         };
         let more = if suppressed > 0 { format!("{detail} ({suppressed} more not listed)") } else { detail.to_owned() };
         self.record(principal, action, object, reason, &more).await;
+    }
+
+    /// Refusals that were counted and not written.
+    #[must_use]
+    pub fn suppressed(&self) -> u64 {
+        self.thinning.lock().unwrap_or_else(PoisonError::into_inner).total
     }
 
     /// The newest entries, oldest first.
