@@ -1,17 +1,19 @@
 //! Assembly of the data plane: one process that carries a workload's traffic into and out of the mesh.
 //!
-//! *Owns*: the order in which a proxy's parts start and stop (`assembly`), the worker threads (`worker`), the order of the
+//! *Owns*: the order in which a proxy's parts start and stop ([`assembly`]), the worker threads (`worker`), the order of the
 //! stages of a request in each direction (`outbound`, `inbound`), the admin port ([`admin`]) and what a proxy can be told
 //! ([`settings`]).
 //!
 //! *Must not know*: the control plane's crates, the syntax of resources, how codecs and TLS work inside.
 //!
-//! *Start reading at*: [`settings`], then `assembly` for the life of the process and `outbound` for the life of a request.
+//! *Start reading at*: [`settings`], then [`assembly`] for the life of the process and `outbound` for the life of a request.
 
 pub mod admin;
+pub mod assembly;
 mod callers;
 pub mod control;
 mod deadline;
+mod dump;
 mod exchange;
 pub mod exposure;
 mod hops;
@@ -29,5 +31,6 @@ pub mod snapshot;
 mod trace;
 mod worker;
 
+pub use assembly::{StartError, run};
 pub use recording::Telemetry;
 pub use settings::ProxySettings;

@@ -1,0 +1,287 @@
+//! The life of a proxy process: what starts after what, when it is ready, and how it ends.
+//!
+//! ```text
+//!   ports opened ─▶ identity (stored or by token) ─▶ workers ─▶ admin, control stream ─▶ registered ─▶ ready, announced
+//!
+//!   SIGTERM  deregister (≤ 5 s) ─▶ inbound drained ─▶ outbound drained ─▶ end      a second signal: cut
+//!   SIGUSR1  no deregistration: a successor has the ports ─▶ both sides drained ─▶ end
+//! ```
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use leno_runtime::{Signal, Signals, SystemClock};
+use leno_telemetry::metrics::Metrics;
+use leno_telemetry::{LogTarget, LogWriter};
+use tokio::net::TcpListener;
+use tokio::task::LocalSet;
+
+use crate::admin::{self, AdminPages};
+use crate::control::{self, ControlHandle, JoinError};
+use crate::plane::{Command, DataPlane, Listeners, Side};
+use crate::process::Process;
+use crate::settings::{AccessLogTarget, Announce, ProxySettings};
+use crate::snapshot::{WorkerLink, link};
+use crate::{Telemetry, dump, exposure};
+
+/// How often it is looked whether the application is reachable past the mesh.
+const EXPOSURE_LOOK: Duration = Duration::from_secs(5);
+/// How long a worker may take to tell its view for the plan dump; a saturated one is left out.
+const VIEW_TIMEOUT: Duration = Duration::from_millis(500);
+/// For the last lines of the access log.
+const LOG_FLUSH: Duration = Duration::from_secs(2);
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What it was told cannot be.
+    #[error("{}", .0.join("; "))]
+    Settings(Vec<String>),
+    /// A port, file or thread could not be had.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It could not become a member.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+}
+
+/// Runs a proxy until a signal ends it. Takes over the process: signals, standard output, this thread as the control thread.
+pub fn run(settings: ProxySettings) -> Result<(), StartError> {
+    let mistakes = settings.mistakes();
+    if !mistakes.is_empty() {
+        return Err(StartError::Settings(mistakes));
+    }
+    let settings = Arc::new(settings);
+    if let Err(error) = leno_sys::raise_open_file_limit() {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
+    // Ports first: an address in use is said before a token is spent.
+    let listeners = Listeners::open(&settings)?;
+    let metrics = Arc::new(Metrics::default());
+    let log = LogWriter::start(&log_target(&settings.access_log), metrics.log_drops())?;
+    let telemetry = Arc::new(Telemetry { metrics, log: log.sender() });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = LocalSet::new().block_on(&runtime, live(settings, listeners, telemetry));
+    log.flush(LOG_FLUSH);
+    outcome
+}
+
+fn log_target(target: &AccessLogTarget) -> LogTarget {
+    match target {
+        AccessLogTarget::Off => LogTarget::Off,
+        AccessLogTarget::Stdout => LogTarget::Stdout,
+        AccessLogTarget::File(path) => LogTarget::File(path.clone()),
+    }
+}
+
+/// The order of things.
+async fn live(settings: Arc<ProxySettings>, listeners: Listeners, telemetry: Arc<Telemetry>) -> Result<(), StartError> {
+    let mut signals = Signals::new()?;
+    let admin_listener = TcpListener::from_std(listeners.admin()?)?;
+    let clock = SystemClock::new();
+    let preparing = control::prepare(Arc::clone(&settings), Arc::new(clock));
+    let prepared = tokio::select! {
+        prepared = preparing => prepared?,
+        // Nothing is under way yet.
+        () = asked_to_end(&mut signals) => return Ok(()),
+    };
+    let handle = prepared.handle();
+    let (control_link, worker_link) = link(prepared.first_snapshot());
+    let plane = DataPlane::start(&settings, listeners, &worker_link, &telemetry, clock)?;
+    tokio::task::spawn_local(prepared.run(control_link));
+    let pages = pages(&settings, &plane, &handle, &worker_link, &telemetry);
+    tokio::task::spawn_local(admin::serve(admin_listener, pages));
+    tokio::task::spawn_local(tell_metrics(handle.clone(), Arc::clone(&telemetry)));
+    if !settings.allow_exposed && !settings.ports.is_empty() {
+        tokio::task::spawn_local(watch_exposure(Arc::clone(&settings), Arc::clone(plane.process())));
+    }
+    handle.serve(plane.addresses().hop).await;
+    let ready = async {
+        ready(&settings, plane.process(), &handle, &worker_link).await;
+        announce(&settings, &plane)?;
+        std::future::pending::<io::Result<Signal>>().await
+    };
+    let signal = tokio::select! {
+        failed = ready => failed?,
+        signal = ending(&mut signals) => signal,
+    };
+    tokio::select! {
+        () = wind_up(&settings, &plane, &handle, signal) => {}
+        // Asked twice: whoever asks does not want to wait.
+        () = asked_to_end(&mut signals) => tracing::warn!("asked again to end: what is under way is cut"),
+    }
+    drop(telemetry);
+    plane.stop();
+    Ok(())
+}
+
+/// The next signal that ends the process.
+async fn ending(signals: &mut Signals) -> Signal {
+    loop {
+        match signals.next().await {
+            // The supervisor's: a proxy is replaced, not reloaded; its configuration comes by the control stream.
+            Signal::Hangup => {}
+            signal => return signal,
+        }
+    }
+}
+
+async fn asked_to_end(signals: &mut Signals) {
+    while !matches!(signals.next().await, Signal::Terminate | Signal::Interrupt) {}
+}
+
+/// Ends without losing work.
+async fn wind_up(settings: &ProxySettings, plane: &DataPlane, handle: &ControlHandle, signal: Signal) {
+    plane.process().set_draining();
+    let deadlines = settings.drain;
+    if signal == Signal::Retire {
+        tracing::info!("retiring: a successor serves from now on");
+        handle.retire().await;
+        tokio::join!(plane.drain(Side::Inbound, deadlines), plane.drain(Side::Outbound, deadlines));
+        return;
+    }
+    tracing::info!("draining");
+    // Peers must have stopped choosing this instance before it stops accepting.
+    if tokio::time::timeout(deadlines.deregister, handle.drain()).await.is_err() {
+        tracing::warn!("the control plane did not acknowledge the deregistration in time");
+    }
+    plane.drain(Side::Inbound, deadlines).await;
+    // The application may call others until its own callers have been answered.
+    plane.drain(Side::Outbound, deadlines).await;
+}
+
+/// What is missing before the proxy is ready; empty when it is.
+fn missing(settings: &ProxySettings, process: &Process, handle: &ControlHandle, link: &WorkerLink) -> Vec<String> {
+    let mut missing = Vec::new();
+    let status = handle.status();
+    if process.is_draining() {
+        missing.push("nothing: it is draining".to_owned());
+    }
+    if !settings.ports.is_empty() {
+        if !link.snapshots.borrow().inbound.contains_key(&settings.service) {
+            missing.push("the plan of its own service".to_owned());
+        }
+        // With the control plane away, what was stored is served (D11): then there is nothing to wait for.
+        if status.connected && !status.registered {
+            missing.push("its registration".to_owned());
+        }
+    }
+    if status.collections.values().any(|c| c.state == "waiting") && !status.connected {
+        missing.push("the control plane".to_owned());
+    }
+    if process.is_exposed() && !settings.allow_exposed {
+        missing.push("an application that listens on loopback only".to_owned());
+    }
+    missing
+}
+
+/// Waits until nothing is missing; looks again whenever the control thread has news.
+async fn ready(settings: &ProxySettings, process: &Process, handle: &ControlHandle, link: &WorkerLink) {
+    let mut snapshots = link.snapshots.clone();
+    loop {
+        let status = handle.status();
+        snapshots.mark_unchanged();
+        if missing(settings, process, handle, link).is_empty() {
+            return;
+        }
+        // All three are cancel-safe.
+        tokio::select! {
+            () = handle.wait_for(|next| !Arc::ptr_eq(next, &status)) => {}
+            _ = snapshots.changed() => {}
+            () = tokio::time::sleep(EXPOSURE_LOOK) => {}
+        }
+    }
+}
+
+fn announce(settings: &ProxySettings, plane: &DataPlane) -> io::Result<()> {
+    tracing::info!(hop = %plane.addresses().hop, admin = %plane.addresses().admin, "ready");
+    if settings.announce == Announce::Json {
+        let line = serde_json::to_string(plane.addresses()).map_err(io::Error::other)?;
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn pages(
+    settings: &Arc<ProxySettings>,
+    plane: &DataPlane,
+    handle: &ControlHandle,
+    link: &WorkerLink,
+    telemetry: &Arc<Telemetry>,
+) -> AdminPages {
+    let metrics = Arc::clone(&telemetry.metrics);
+    let told = Arc::clone(settings);
+    let readiness = {
+        let (settings, process) = (Arc::clone(settings), Arc::clone(plane.process()));
+        let (handle, link) = (handle.clone(), link.clone());
+        move || missing(&settings, &process, &handle, &link)
+    };
+    let (snapshots, status, workers) = (link.snapshots.clone(), handle.clone(), plane.weak_workers());
+    AdminPages {
+        missing: Box::new(readiness),
+        metrics: Box::new(move || metrics.exposition()),
+        config: Box::new(move || serde_json::to_value(&*told).unwrap_or_default()),
+        plan: Box::new(move || {
+            let (snapshot, status, workers) = (snapshots.borrow().clone(), status.status(), workers.clone());
+            Box::pin(async move {
+                let mut views = Vec::new();
+                for worker in workers.iter().filter_map(tokio::sync::mpsc::WeakSender::upgrade) {
+                    let (answer, view) = tokio::sync::oneshot::channel();
+                    let asked = worker.try_send(Command::View(answer)).is_ok();
+                    let view = tokio::time::timeout(VIEW_TIMEOUT, view).await;
+                    views.push(match view {
+                        Ok(Ok(view)) if asked => view,
+                        _ => serde_json::json!("busy"),
+                    });
+                }
+                serde_json::json!({
+                    "control": &*status,
+                    "snapshot": dump::snapshot(&snapshot),
+                    "workers": views,
+                })
+            })
+        }),
+    }
+}
+
+/// The control thread's state as metrics.
+async fn tell_metrics(handle: ControlHandle, telemetry: Arc<Telemetry>) {
+    let (mut connected, mut serial) = (false, String::new());
+    loop {
+        let status = handle.status();
+        if status.connected != connected {
+            connected = status.connected;
+            telemetry.metrics.control_plane(connected);
+        }
+        if status.serial != serial
+            && let Ok(identity) = status.identity.parse()
+        {
+            serial.clone_from(&status.serial);
+            telemetry.metrics.certificate(&identity, i64::try_from(status.not_after).unwrap_or(i64::MAX));
+        }
+        for (name, collection) in &status.collections {
+            telemetry.metrics.config_version(name, Some(collection.version));
+        }
+        handle.wait_for(|next| !Arc::ptr_eq(next, &status)).await;
+    }
+}
+
+/// Looks whether the application can be called past the mesh, from the start and then now and again.
+async fn watch_exposure(settings: Arc<ProxySettings>, process: Arc<Process>) {
+    let mut look = tokio::time::interval(EXPOSURE_LOOK);
+    loop {
+        look.tick().await;
+        let found: Vec<_> = settings
+            .ports
+            .iter()
+            .flat_map(|served| exposure::exposed_listeners(served.app_address().port()).unwrap_or_default())
+            .collect();
+        if !found.is_empty() && !process.is_exposed() {
+            tracing::error!(listeners = ?found, "the application listens off loopback, where callers bypass the mesh: it is not served");
+        }
+        process.set_exposed(!found.is_empty());
+    }
+}
