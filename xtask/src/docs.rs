@@ -10,6 +10,7 @@ fn pages() -> Vec<(&'static str, String)> {
         ("reasons.md", leno_telemetry::reference::reasons_page()),
         ("metrics.md", leno_telemetry::reference::metrics_page()),
         ("defaults.md", leno_plan::defaults::defaults_page()),
+        ("resources.md", leno_model::reference_page()),
     ]
 }
 

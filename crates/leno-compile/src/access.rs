@@ -10,7 +10,7 @@ use leno_model::validate::access::service_account;
 use leno_model::{NamespacedName, Pattern, TrustDomain};
 use leno_plan::{AccessPlan, AccessRule, CallerMatch, Literal, PathMatch, RequestMatch};
 
-use crate::collection::{Body, Collection};
+use crate::collection::{Body, Collection, Fault};
 use crate::mesh::MeshDefaults;
 use crate::policy::closeness;
 
@@ -27,7 +27,7 @@ struct Compiled {
 }
 
 /// Whether the policy compiles on its own; the trust domain makes no difference to that.
-pub(crate) fn probe(key: &ResourceRef, spec: &AccessPolicySpec) -> Result<(), Diagnostic> {
+pub(crate) fn probe(key: &ResourceRef, spec: &AccessPolicySpec) -> Result<(), Fault> {
     compile_policy(key, spec, &TrustDomain::default()).map(|_| ())
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn access_plan(
                 all.allow.extend(compiled.allow);
             }
             Err(fault) => {
-                diagnostics.push(fault);
+                diagnostics.push(*fault);
                 all.deny.push(deny_all(key));
             }
         }
@@ -88,9 +88,9 @@ fn deny_all(key: &ResourceRef) -> AccessRule {
     AccessRule { policy: policy_name(key), from: Vec::new(), ports: Vec::new(), requests: Vec::new() }
 }
 
-fn compile_policy(key: &ResourceRef, spec: &AccessPolicySpec, domain: &TrustDomain) -> Result<Compiled, Diagnostic> {
+fn compile_policy(key: &ResourceRef, spec: &AccessPolicySpec, domain: &TrustDomain) -> Result<Compiled, Fault> {
     let fault = |path: &str, message: String| {
-        Diagnostic::about(key.clone(), Severity::Error, Code::InvalidValue, path, message)
+        Box::new(Diagnostic::about(key.clone(), Severity::Error, Code::InvalidValue, path, message))
     };
     if let Some(at) = spec.target_refs.iter().position(|t| !t.is_service()) {
         let message = format!("a {} is not a target of this version", spec.target_refs[at].kind);

@@ -28,6 +28,9 @@ pub struct Collection {
     items: BTreeMap<ResourceRef, Item>,
 }
 
+/// Why a resource cannot be used. Boxed, since it is much larger than what it takes the place of.
+pub(crate) type Fault = Box<Diagnostic>;
+
 /// A resource of a collection.
 #[derive(Debug, Clone)]
 pub(crate) struct Item {
@@ -90,7 +93,7 @@ impl Collection {
                 if security {
                     item.good = None;
                 }
-                item.fault = Some(fault);
+                item.fault = Some(*fault);
             }
         }
         item.fault.as_ref()
@@ -138,8 +141,8 @@ fn is_security(kind: &str) -> bool {
     SECURITY_KINDS.contains(&kind)
 }
 
-fn decode(key: &ResourceRef, json: &[u8]) -> Result<Good, Diagnostic> {
-    let fault = |code, message: String| Diagnostic::about(key.clone(), Severity::Error, code, "", message);
+fn decode(key: &ResourceRef, json: &[u8]) -> Result<Good, Fault> {
+    let fault = |code, message: String| Box::new(Diagnostic::about(key.clone(), Severity::Error, code, "", message));
     let resource = Resource::from_json(json).map_err(|e| fault(Code::Undecodable, e.to_string()))?;
     if resource.reference() != *key {
         return Err(fault(Code::Undecodable, format!("sent as {key}, says it is {}", resource.reference())));

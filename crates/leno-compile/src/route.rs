@@ -22,7 +22,7 @@ use leno_plan::{
     RouteTable, RouteTimeouts, TextMatch,
 };
 
-use crate::collection::{Body, Collection, age};
+use crate::collection::{Body, Collection, Fault, age};
 
 /// Who may refer to a Service of another namespace: kind and namespace of the one that refers, the Service's namespace and name.
 type Grants<'g> = &'g dyn Fn(&str, &str, &str, &str) -> bool;
@@ -114,7 +114,7 @@ fn attached<'c>(
         diagnostics.append(&mut context.warnings);
         match compiled {
             Ok(rules) => found.push((age(&good.metadata), Attached { key, parents, grpc, rules })),
-            Err(fault) => diagnostics.push(fault),
+            Err(fault) => diagnostics.push(*fault),
         }
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -174,8 +174,8 @@ fn warning(key: &ResourceRef, code: Code, path: &str, message: impl Into<String>
 }
 
 impl RouteContext<'_> {
-    fn error(&self, code: Code, path: &str, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::about(self.key.clone(), Severity::Error, code, path, message)
+    fn error(&self, code: Code, path: &str, message: impl Into<String>) -> Fault {
+        Box::new(Diagnostic::about(self.key.clone(), Severity::Error, code, path, message))
     }
 
     fn warn(&mut self, code: Code, path: &str, message: impl Into<String>) {
@@ -241,7 +241,7 @@ impl RouteContext<'_> {
         Ok((service, port))
     }
 
-    fn headers(&self, matches: &[NamedMatch], path: &str) -> Result<Vec<HeaderMatch>, Diagnostic> {
+    fn headers(&self, matches: &[NamedMatch], path: &str) -> Result<Vec<HeaderMatch>, Fault> {
         let mut compiled: Vec<HeaderMatch> = Vec::new();
         for (index, m) in matches.iter().enumerate() {
             let name: Box<str> = m.name.to_ascii_lowercase().into();
@@ -254,7 +254,7 @@ impl RouteContext<'_> {
         Ok(compiled)
     }
 
-    fn text(&self, kind: TextMatchType, value: &str, path: &str) -> Result<TextMatch, Diagnostic> {
+    fn text(&self, kind: TextMatchType, value: &str, path: &str) -> Result<TextMatch, Fault> {
         match kind {
             TextMatchType::Exact => Ok(TextMatch::Exact(value.into())),
             TextMatchType::RegularExpression => Ok(TextMatch::Regex(self.regex(value, path)?)),
@@ -264,12 +264,12 @@ impl RouteContext<'_> {
         }
     }
 
-    fn regex(&self, value: &str, path: &str) -> Result<Pattern, Diagnostic> {
+    fn regex(&self, value: &str, path: &str) -> Result<Pattern, Fault> {
         Pattern::new(value).map_err(|e| self.error(Code::InvalidValue, &format!("{path}.value"), e.to_string()))
     }
 
-    fn header_edit(&self, modifier: &HeaderModifier, path: &str) -> Result<HeaderEdit, Diagnostic> {
-        let name = |name: &str| -> Result<Box<str>, Diagnostic> {
+    fn header_edit(&self, modifier: &HeaderModifier, path: &str) -> Result<HeaderEdit, Fault> {
+        let name = |name: &str| -> Result<Box<str>, Fault> {
             if header_is_editable(name) {
                 Ok(name.to_ascii_lowercase().into())
             } else {
@@ -302,8 +302,8 @@ impl RouteContext<'_> {
 /// Runs a compilation of one route alone, as if every reference were permitted.
 fn probe(
     key: &ResourceRef,
-    compile: impl FnOnce(&mut RouteContext<'_>) -> Result<Vec<CompiledRule>, Diagnostic>,
-) -> Result<(), Diagnostic> {
+    compile: impl FnOnce(&mut RouteContext<'_>) -> Result<Vec<CompiledRule>, Fault>,
+) -> Result<(), Fault> {
     let retry = RetryPolicy::default();
     let mut context = RouteContext { key, grants: &|_, _, _, _| true, retry: &retry, warnings: Vec::new() };
     compile(&mut context).map(|_| ())

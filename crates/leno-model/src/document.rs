@@ -21,10 +21,11 @@ pub struct ParsedResource {
 }
 
 impl ParsedResource {
-    /// Gives a diagnostic that was made without text its source and position.
+    /// Gives a diagnostic that was made without text its source, and the position of `path`; of its own path if that is the root.
     #[must_use]
     pub fn locate(&self, source: &str, mut diagnostic: Diagnostic, path: &FieldPath) -> Diagnostic {
-        let position = self.tree.position_of(path);
+        let own = FieldPath::parse(&diagnostic.path);
+        let position = self.tree.position_of(if path.steps().is_empty() { &own } else { path });
         source.clone_into(&mut diagnostic.source);
         (diagnostic.line, diagnostic.column) = (position.line, position.column);
         diagnostic

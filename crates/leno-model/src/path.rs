@@ -38,6 +38,38 @@ impl FieldPath {
         Self(steps)
     }
 
+    /// Reads what [`fmt::Display`] writes; a text that it does not write gives the steps up to there.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut path = Self::root();
+        let mut rest = text;
+        while !rest.is_empty() {
+            if let Some(inner) = rest.strip_prefix('[') {
+                // A quoted key may have brackets; it ends at a quote that no backslash precedes.
+                let end = match inner.strip_prefix('"') {
+                    Some(quoted) => quoted.find("\"]").map(|at| at + 2),
+                    None => inner.find(']'),
+                };
+                let Some(end) = end else { break };
+                let step = &inner[..end];
+                path = match step.parse() {
+                    Ok(index) => path.index(index),
+                    Err(_) => path.key(step.trim_matches('"')),
+                };
+                rest = inner[end..].strip_prefix(']').unwrap_or("");
+            } else {
+                let word = rest.strip_prefix('.').unwrap_or(rest);
+                let end = word.find(['.', '[']).unwrap_or(word.len());
+                if end == 0 {
+                    break;
+                }
+                path = path.key(&word[..end]);
+                rest = &word[end..];
+            }
+        }
+        path
+    }
+
     /// The steps from the top.
     #[must_use]
     pub fn steps(&self) -> &[Step] {
@@ -70,6 +102,12 @@ mod tests {
     fn paths_read_like_code() {
         let path = FieldPath::root().key("spec").key("rules").index(0).key("matches");
         assert_eq!(path.to_string(), "spec.rules[0].matches");
+        assert_eq!(FieldPath::parse("spec.rules[0].matches"), path);
+        let odd = FieldPath::root().key("metadata").key("labels").key("a.b/c").key("x");
+        assert_eq!(FieldPath::parse(&odd.to_string()), odd);
+        for text in ["", ".", "..", "[", "[1", "[\"", "a[", "a..b", "[]x", "]"] {
+            let _ = FieldPath::parse(text);
+        }
         assert_eq!(FieldPath::root().key("labels").key("a.b/c\n").to_string(), r#"labels["a.b/c\n"]"#);
     }
 }

@@ -8,7 +8,7 @@ use crate::diagnostic::{Code, Diagnostic};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What is judged: [`ACCEPTED`] or [`RESOLVED_REFS`].
+    /// What is judged: [`ACCEPTED`], [`RESOLVED_REFS`] or [`PARTIALLY_INVALID`].
     #[serde(rename = "type")]
     pub kind: String,
     /// `True` or `False`.
@@ -29,23 +29,30 @@ pub struct Condition {
 pub const ACCEPTED: &str = "Accepted";
 /// What it refers to exists and may be referred to.
 pub const RESOLVED_REFS: &str = "ResolvedRefs";
+/// Some of it is not acted on, the rest is.
+pub const PARTIALLY_INVALID: &str = "PartiallyInvalid";
 /// Findings told in one condition; the first ones say enough.
 const MAX_MESSAGES: usize = 20;
 
-/// The conditions that say what was found. `Accepted` is false also where a part is not acted on, since silence would be a lie.
+/// The conditions that say what was found: `Accepted` is false if the resource is set aside, `ResolvedRefs` if a reference leads
+/// nowhere or is not permitted, and `PartiallyInvalid` is there and true if something in it is not acted on (Gateway API v1,
+/// `RouteConditionPartiallyInvalid`).
 #[must_use]
 pub fn conditions(generation: u64, diagnostics: &[Diagnostic]) -> Vec<Condition> {
     let about_refs = |d: &&Diagnostic| {
         matches!(d.code, Code::BackendNotFound | Code::RefNotPermitted | Code::InvalidKind | Code::NoMatchingParent)
     };
     let refs: Vec<&Diagnostic> = diagnostics.iter().filter(about_refs).collect();
-    let rest: Vec<&Diagnostic> = diagnostics.iter().filter(|d| !about_refs(d)).collect();
-    vec![condition(ACCEPTED, generation, &rest), condition(RESOLVED_REFS, generation, &refs)]
+    let errors: Vec<&Diagnostic> = diagnostics.iter().filter(|d| d.is_error() && !about_refs(d)).collect();
+    let partial: Vec<&Diagnostic> = diagnostics.iter().filter(|d| !d.is_error() && !about_refs(d)).collect();
+    let mut found = vec![condition(ACCEPTED, generation, &errors), condition(RESOLVED_REFS, generation, &refs)];
+    if !partial.is_empty() {
+        found.push(Condition { status: "True".to_owned(), ..condition(PARTIALLY_INVALID, generation, &partial) });
+    }
+    found
 }
 
 fn condition(kind: &str, generation: u64, found: &[&Diagnostic]) -> Condition {
-    // An error is the reason before a warning is.
-    let first = found.iter().find(|d| d.is_error()).or_else(|| found.first());
     let line =
         |d: &&Diagnostic| if d.path.is_empty() { d.message.clone() } else { format!("{}: {}", d.path, d.message) };
     let mut messages: Vec<String> = found.iter().take(MAX_MESSAGES).map(line).collect();
@@ -54,8 +61,8 @@ fn condition(kind: &str, generation: u64, found: &[&Diagnostic]) -> Condition {
     }
     Condition {
         kind: kind.to_owned(),
-        status: if first.is_none() { "True" } else { "False" }.to_owned(),
-        reason: first.map_or(kind, |d| d.code.as_str()).to_owned(),
+        status: if found.is_empty() { "True" } else { "False" }.to_owned(),
+        reason: found.first().map_or(kind, |d| d.code.as_str()).to_owned(),
         message: messages.join("\n"),
         observed_generation: generation,
         last_transition_time: String::new(),
@@ -82,8 +89,18 @@ mod tests {
         let (_, diagnostics) = parse_documents("f", text);
         let found = conditions(7, &diagnostics);
         let seen: Vec<_> = found.iter().map(|c| (c.kind.as_str(), c.status.as_str(), c.reason.as_str())).collect();
-        assert_eq!(seen, [("Accepted", "False", "UnsupportedValue"), ("ResolvedRefs", "False", "NoMatchingParent")]);
-        assert!(found[0].message.starts_with("spec.hostnames: ") && found[0].observed_generation == 7);
+        let expected = [
+            ("Accepted", "True", "Accepted"),
+            ("ResolvedRefs", "False", "NoMatchingParent"),
+            ("PartiallyInvalid", "True", "UnsupportedValue"),
+        ];
+        assert_eq!(seen, expected);
+        assert!(found[2].message.starts_with("spec.hostnames: ") && found[2].observed_generation == 7);
+        let about = found[0].clone();
+        assert_eq!((about.message.as_str(), conditions(1, &diagnostics[..0]).len()), ("", 2));
+        let mut worse = diagnostics;
+        worse[0].severity = crate::diagnostic::Severity::Error;
+        assert_eq!(conditions(7, &worse)[0].reason, "UnsupportedValue");
         let fine = conditions(1, &[]);
         assert!(fine.iter().all(|c| c.status == "True" && c.reason == c.kind && c.message.is_empty()));
     }

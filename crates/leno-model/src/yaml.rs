@@ -227,10 +227,11 @@ pub fn parse_document(text: &str, lines_before: usize) -> Result<Node, TextError
         Err(error) => error,
     };
     // JSON is nearly a subset of YAML; what is not (surrogate pairs, tabs) is read as JSON, without positions.
-    if error.code == Code::Syntax && text.trim_start().starts_with('{') {
-        if let Ok(node) = serde_json::from_str::<Node>(text) {
-            return Ok(node);
-        }
+    if error.code == Code::Syntax
+        && text.trim_start().starts_with('{')
+        && let Ok(node) = serde_json::from_str::<Node>(text)
+    {
+        return Ok(node);
     }
     Err(error)
 }

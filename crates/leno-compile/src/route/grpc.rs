@@ -1,30 +1,27 @@
 //! GRPCRoute rules.
 
-use leno_model::diagnostic::{Code, Diagnostic};
+use leno_model::diagnostic::Code;
 use leno_model::kinds::GrpcRouteSpec;
 use leno_model::kinds::grpc_route::{GrpcFilterType, GrpcRouteFilter, GrpcRouteMatch, GrpcRouteRule};
 use leno_model::resource::ResourceRef;
 use leno_plan::{Filter, PathMatch, RouteMatch, RouteRule, RouteTimeouts, TextMatch};
 
 use super::{CompiledRule, RouteContext};
+use crate::collection::Fault;
 
 /// Whether the route compiles on its own.
-pub(crate) fn probe(key: &ResourceRef, spec: &GrpcRouteSpec) -> Result<(), Diagnostic> {
+pub(crate) fn probe(key: &ResourceRef, spec: &GrpcRouteSpec) -> Result<(), Fault> {
     super::probe(key, |context| compile(spec, context))
 }
 
 /// All rules of a route, or the first fault.
-pub(crate) fn compile(spec: &GrpcRouteSpec, context: &mut RouteContext<'_>) -> Result<Vec<CompiledRule>, Diagnostic> {
+pub(crate) fn compile(spec: &GrpcRouteSpec, context: &mut RouteContext<'_>) -> Result<Vec<CompiledRule>, Fault> {
     let default = [GrpcRouteRule::default()];
     let rules = if spec.rules.is_empty() { &default[..] } else { &spec.rules };
     rules.iter().enumerate().map(|(index, rule)| compile_rule(rule, index, context)).collect()
 }
 
-fn compile_rule(
-    rule: &GrpcRouteRule,
-    index: usize,
-    context: &mut RouteContext<'_>,
-) -> Result<CompiledRule, Diagnostic> {
+fn compile_rule(rule: &GrpcRouteRule, index: usize, context: &mut RouteContext<'_>) -> Result<CompiledRule, Fault> {
     let path = format!("spec.rules[{index}]");
     let name = context.rule_name(rule.name.as_deref(), index);
     let mut matches = Vec::new();
@@ -54,11 +51,11 @@ fn compile_rule(
     Ok(CompiledRule { rule: compiled, matches })
 }
 
-fn condition(m: &GrpcRouteMatch, path: &str, context: &RouteContext<'_>) -> Result<RouteMatch, Diagnostic> {
+fn condition(m: &GrpcRouteMatch, path: &str, context: &RouteContext<'_>) -> Result<RouteMatch, Fault> {
     let path_match = match &m.method {
         None => None,
         Some(method) => {
-            let text = |value: &Option<String>| -> Result<Option<TextMatch>, Diagnostic> {
+            let text = |value: &Option<String>| -> Result<Option<TextMatch>, Fault> {
                 value.as_deref().map(|v| context.text(method.kind, v, &format!("{path}.method"))).transpose()
             };
             let (service, method) = (text(&method.service)?, text(&method.method)?);
@@ -68,7 +65,7 @@ fn condition(m: &GrpcRouteMatch, path: &str, context: &RouteContext<'_>) -> Resu
     Ok(RouteMatch { path: path_match, headers: context.headers(&m.headers, path)?, ..RouteMatch::default() })
 }
 
-fn compile_filter(filter: &GrpcRouteFilter, path: &str, context: &RouteContext<'_>) -> Result<Filter, Diagnostic> {
+fn compile_filter(filter: &GrpcRouteFilter, path: &str, context: &RouteContext<'_>) -> Result<Filter, Fault> {
     let missing = || context.error(Code::MissingField, path, format!("the settings of {:?} are absent", filter.kind));
     match filter.kind {
         GrpcFilterType::RequestHeaderModifier => {

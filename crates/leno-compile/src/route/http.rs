@@ -1,7 +1,7 @@
 //! HTTPRoute rules.
 
 use leno_model::TimeSpan;
-use leno_model::diagnostic::{Code, Diagnostic};
+use leno_model::diagnostic::Code;
 use leno_model::kinds::HttpRouteSpec;
 use leno_model::kinds::http_route::{
     HttpFilterType, HttpPathMatch, HttpRouteFilter, HttpRouteMatch, HttpRouteRetry, HttpRouteRule, PathMatchType,
@@ -14,27 +14,24 @@ use leno_plan::{
 };
 
 use super::{CompiledRule, RouteContext};
+use crate::collection::Fault;
 use crate::policy::small;
 
 /// Whether the route compiles on its own.
-pub(crate) fn probe(key: &ResourceRef, spec: &HttpRouteSpec) -> Result<(), Diagnostic> {
+pub(crate) fn probe(key: &ResourceRef, spec: &HttpRouteSpec) -> Result<(), Fault> {
     super::probe(key, |context| compile(spec, context))
 }
 
 /// All rules of a route, or the first fault. One fault sets the whole route aside: half a route could send requests where the
 /// other half was to keep them from.
-pub(crate) fn compile(spec: &HttpRouteSpec, context: &mut RouteContext<'_>) -> Result<Vec<CompiledRule>, Diagnostic> {
+pub(crate) fn compile(spec: &HttpRouteSpec, context: &mut RouteContext<'_>) -> Result<Vec<CompiledRule>, Fault> {
     // A route without rules has one that matches everything and leads nowhere (the API's default).
     let default = [HttpRouteRule::default()];
     let rules = if spec.rules.is_empty() { &default[..] } else { &spec.rules };
     rules.iter().enumerate().map(|(index, rule)| compile_rule(rule, index, context)).collect()
 }
 
-fn compile_rule(
-    rule: &HttpRouteRule,
-    index: usize,
-    context: &mut RouteContext<'_>,
-) -> Result<CompiledRule, Diagnostic> {
+fn compile_rule(rule: &HttpRouteRule, index: usize, context: &mut RouteContext<'_>) -> Result<CompiledRule, Fault> {
     let path = format!("spec.rules[{index}]");
     let name = context.rule_name(rule.name.as_deref(), index);
     let mut matches = Vec::new();
@@ -86,7 +83,7 @@ fn retry(spec: &HttpRouteRetry, base: &RetryPolicy) -> RetryPolicy {
     }
 }
 
-fn condition(m: &HttpRouteMatch, path: &str, context: &RouteContext<'_>) -> Result<RouteMatch, Diagnostic> {
+fn condition(m: &HttpRouteMatch, path: &str, context: &RouteContext<'_>) -> Result<RouteMatch, Fault> {
     let method = match m.method {
         None => None,
         Some(method) => Some(method.token().ok_or_else(|| {
@@ -113,7 +110,7 @@ fn condition(m: &HttpRouteMatch, path: &str, context: &RouteContext<'_>) -> Resu
 }
 
 /// The prefix `/` is no condition, so that it does not make paths be normalised.
-fn path_match(p: &HttpPathMatch, path: &str, context: &RouteContext<'_>) -> Result<Option<PathMatch>, Diagnostic> {
+fn path_match(p: &HttpPathMatch, path: &str, context: &RouteContext<'_>) -> Result<Option<PathMatch>, Fault> {
     let bad =
         |e: leno_plan::path::PathError| context.error(Code::InvalidValue, &format!("{path}.value"), e.to_string());
     match p.kind {
@@ -127,7 +124,7 @@ fn path_match(p: &HttpPathMatch, path: &str, context: &RouteContext<'_>) -> Resu
     }
 }
 
-fn compile_filter(filter: &HttpRouteFilter, path: &str, context: &RouteContext<'_>) -> Result<Filter, Diagnostic> {
+fn compile_filter(filter: &HttpRouteFilter, path: &str, context: &RouteContext<'_>) -> Result<Filter, Fault> {
     let missing = || context.error(Code::MissingField, path, format!("the settings of {:?} are absent", filter.kind));
     match filter.kind {
         HttpFilterType::RequestHeaderModifier => {
@@ -152,7 +149,7 @@ fn compile_filter(filter: &HttpRouteFilter, path: &str, context: &RouteContext<'
     }
 }
 
-fn redirect(spec: &RequestRedirect, path: &str, context: &RouteContext<'_>) -> Result<Redirect, Diagnostic> {
+fn redirect(spec: &RequestRedirect, path: &str, context: &RouteContext<'_>) -> Result<Redirect, Fault> {
     let status = spec.status_code.unwrap_or(302);
     if !matches!(status, 301 | 302 | 303 | 307 | 308) {
         return Err(context.error(Code::InvalidValue, path, format!("{status} is not the status of a redirect")));
@@ -170,7 +167,7 @@ fn redirect(spec: &RequestRedirect, path: &str, context: &RouteContext<'_>) -> R
 }
 
 /// What comes from elsewhere than a user's checked file must still not put a line break into a head.
-fn hostname(host: Option<&str>, path: &str, context: &RouteContext<'_>) -> Result<Option<Box<str>>, Diagnostic> {
+fn hostname(host: Option<&str>, path: &str, context: &RouteContext<'_>) -> Result<Option<Box<str>>, Fault> {
     match host {
         Some(host) if !leno_model::validate::text::is_host(host) => {
             Err(context.error(Code::InvalidValue, path, format!("`{}` is not a host name", host.escape_debug())))
@@ -183,9 +180,9 @@ fn modifier(
     spec: Option<&PathModifierSpec>,
     path: &str,
     context: &RouteContext<'_>,
-) -> Result<Option<PathModifier>, Diagnostic> {
+) -> Result<Option<PathModifier>, Fault> {
     let Some(spec) = spec else { return Ok(None) };
-    let checked = |value: &Option<String>| -> Result<Box<str>, Diagnostic> {
+    let checked = |value: &Option<String>| -> Result<Box<str>, Fault> {
         let value =
             value.as_deref().ok_or_else(|| context.error(Code::MissingField, path, "the new path is absent"))?;
         if !value.is_empty() {

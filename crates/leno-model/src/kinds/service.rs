@@ -11,7 +11,7 @@ use crate::names::AppProtocol;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-leno-unsupported" = [
-    "selector", "clusterIP", "clusterIPs", "type", "externalName", "externalIPs", "sessionAffinity", "sessionAffinityConfig",
+    "clusterIP", "clusterIPs", "type", "externalName", "externalIPs", "sessionAffinity", "sessionAffinityConfig",
     "loadBalancerIP", "loadBalancerClass", "loadBalancerSourceRanges", "allocateLoadBalancerNodePorts", "healthCheckNodePort",
     "externalTrafficPolicy", "internalTrafficPolicy", "trafficDistribution", "ipFamilies", "ipFamilyPolicy",
     "publishNotReadyAddresses"

@@ -35,11 +35,11 @@ pub fn http_route(spec: &HttpRouteSpec, resource: &Resource, path: &FieldPath, f
         backends(&rule.backend_refs, &path, findings);
         if let Some(timeouts) = &rule.timeouts {
             let (request, backend) = (timeouts.request, timeouts.backend_request);
-            if let (Some(request), Some(backend)) = (request.and_then(|t| t.limit()), backend.map(|t| t.get())) {
-                if backend > request || backend.is_zero() {
-                    let message = "must not be longer than timeouts.request";
-                    findings.error(Code::InvalidValue, &path.key("timeouts").key("backendRequest"), message);
-                }
+            if let (Some(request), Some(backend)) = (request.and_then(|t| t.limit()), backend.map(|t| t.get()))
+                && (backend > request || backend.is_zero())
+            {
+                let message = "must not be longer than timeouts.request";
+                findings.error(Code::InvalidValue, &path.key("timeouts").key("backendRequest"), message);
             }
         }
     }
