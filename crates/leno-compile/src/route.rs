@@ -9,6 +9,7 @@ pub mod http;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use leno_model::diagnostic::{Code, Diagnostic, Severity};
 use leno_model::kinds::filters::{HeaderModifier, NamedMatch, TextMatchType};
@@ -78,6 +79,7 @@ pub(crate) fn tables(
             here.retain(|r| r.grpc);
         }
         if !here.is_empty() {
+            report_shadowed(&here, diagnostics);
             tables.insert(number, table(&here));
         }
     }
@@ -147,6 +149,32 @@ fn report_absent_ports(
                 let message = format!("{service} has no such port");
                 let path = format!("spec.parentRefs[{index}]");
                 diagnostics.push(warning(route.key, Code::NoMatchingParent, &path, message));
+            }
+        }
+    }
+}
+
+/// A match that an older route, or an earlier rule, has too is never taken.
+fn report_shadowed(routes: &[&Attached<'_>], diagnostics: &mut Vec<Diagnostic>) {
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    for route in routes {
+        for compiled in &route.rules {
+            for condition in &compiled.matches {
+                match seen.entry(format!("{condition:?}")) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(&compiled.rule.name);
+                    }
+                    // The same match twice in one rule harms nobody.
+                    Entry::Occupied(entry) if **entry.get() != *compiled.rule.name => {
+                        let message = format!(
+                            "rule {} has the same match and goes first; {} is not taken by it",
+                            entry.get(),
+                            compiled.rule.name
+                        );
+                        diagnostics.push(warning(route.key, Code::Conflicted, "spec.rules", message));
+                    }
+                    Entry::Occupied(_) => {}
+                }
             }
         }
     }

@@ -81,7 +81,8 @@ fn the_more_specific_match_goes_first() {
 #[test]
 fn ties_go_to_the_older_route_then_to_its_name_then_to_the_order() {
     let rule = |name: &str| json!({"name": name, "backendRefs": [{"name": "web", "port": 80}]});
-    let (plan, _) = compile(&[http("b", json!([rule("one")])), http("a", json!([rule("one"), rule("two")]))]);
+    let (plan, said) = compile(&[http("b", json!([rule("one")])), http("a", json!([rule("one"), rule("two")]))]);
+    assert_eq!(said, ["a Conflicted spec.rules", "b Conflicted spec.rules"]);
     assert_eq!(taken(&plan, "GET", "/", &[]).as_deref(), Some("a/one"));
     let mut same_age = [http("b", json!([rule("one")])), http("a", json!([rule("one")]))];
     same_age[1].metadata.creation_timestamp = same_age[0].metadata.creation_timestamp.clone();
