@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -91,14 +92,17 @@ impl<'a> Writer<'a> {
         Self { io, out: Buffer::take(), coding: Coding::None, sent: 0, progress, stall }
     }
 
-    /// Appends the head of a request. `fallback_host` stands in for a missing authority (HTTP/1.0 callers).
-    pub fn request(&mut self, head: &RequestHead, fallback_host: &str) {
+    /// Appends the head of a request. `address` stands in for a missing authority (HTTP/1.0 callers).
+    pub fn request(&mut self, head: &RequestHead, address: SocketAddr) {
         let out = &mut self.out.0;
         out.extend_from_slice(head.method.as_str().as_bytes());
         out.push(b' ');
         out.extend_from_slice(&head.target);
         out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
-        out.extend_from_slice(if head.authority.is_empty() { fallback_host.as_bytes() } else { &head.authority });
+        match head.authority.is_empty() {
+            true => out.extend_from_slice(address.to_string().as_bytes()),
+            false => out.extend_from_slice(&head.authority),
+        }
         out.extend_from_slice(b"\r\n");
         head.fields.write_lines(out);
         let is_te = head.fields.contains("te");
@@ -228,7 +232,9 @@ impl<'a> Writer<'a> {
                 }
             }
         }
-        self.flush().await
+        self.flush().await?;
+        body.settle().await;
+        Ok(())
     }
 
     async fn data(&mut self, data: Bytes) -> Result<(), SendError> {
@@ -355,7 +361,7 @@ mod tests {
     async fn heads() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let progress = Cell::new(0);
+        let (progress, address) = (Cell::new(0), SocketAddr::from(([10, 0, 0, 1], 80)));
         let text = |act: &dyn Fn(&mut Writer<'_>)| {
             let mut writer = Writer::new(&io, &progress, None);
             act(&mut writer);
@@ -366,11 +372,11 @@ mod tests {
         request.length = BodyLength::Unknown;
         request.expect_continue = true;
         assert_eq!(
-            text(&|w| w.request(&request, "")),
+            text(&|w| w.request(&request, address)),
             "POST /a?b HTTP/1.1\r\nhost: web:80\r\nte: trailers\r\nconnection: te\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n"
         );
         let old = RequestHead::new(Method::Get, "", "/");
-        assert_eq!(text(&|w| w.request(&old, "10.0.0.1:80")), "GET / HTTP/1.1\r\nhost: 10.0.0.1:80\r\n\r\n");
+        assert_eq!(text(&|w| w.request(&old, address)), "GET / HTTP/1.1\r\nhost: 10.0.0.1:80\r\n\r\n");
         for (status, length, version, is_head, keep, expected) in [
             (200, BodyLength::Exact(3), Version::Http11, false, true, "content-length: 3\r\n\r\n"),
             (200, BodyLength::None, Version::Http11, false, true, "content-length: 0\r\n\r\n"),

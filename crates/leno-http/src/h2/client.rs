@@ -116,12 +116,13 @@ impl Client {
     /// # Errors
     /// Why there is no response, and whether the request can have reached the application.
     pub async fn send(&self, address: SocketAddr, request: Request) -> Result<Response, StreamError> {
-        let converted = convert::to_request(&request.head, &address.to_string())
+        let converted = convert::to_request(&request.head, address)
             .map_err(|rule| StreamError::unprocessed(Reason::MalformedRequest, rule))?;
         let (connection, mut ready) = self.connection(address).await?;
         let Request { head, body, interim } = request;
         let is_tunnel = head.method == Method::Connect;
-        let is_end = !is_tunnel && body.is_end() && !matches!(head.length, BodyLength::Exact(1..));
+        let is_told_empty = matches!(head.length, BodyLength::None | BodyLength::Exact(0));
+        let is_end = !is_tunnel && (is_told_empty || (body.is_end() && head.length == BodyLength::Unknown));
         let stream = Stream::begin(&connection);
         let (response, sender) = ready.send_request(converted, is_end).map_err(|error| refused(&connection, &error))?;
         let gate = Rc::new(Gate::default());
@@ -129,7 +130,11 @@ impl Client {
             gate.open(true);
         }
         let pump = match is_end {
-            true => None,
+            true => {
+                let mut body = body;
+                body.settle().await;
+                None
+            }
             false => {
                 let stall = (!is_tunnel).then_some(self.inner.settings.write_timeout);
                 Some(Pump::start(pump(sender, body, head.length, Rc::clone(&gate), stall)).await)
@@ -338,7 +343,7 @@ struct Exchange {
 
 impl Exchange {
     async fn answer(self, mut response: ResponseFuture, interim: Option<InterimSink>) -> Result<Response, StreamError> {
-        let mut waited = pin!(tokio::time::sleep(self.continue_timeout));
+        let mut waited = pin!(self.gate.is_closed().then(|| tokio::time::sleep(self.continue_timeout)));
         let response = poll_fn(|cx| {
             while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
                 if head.status() == http::StatusCode::CONTINUE {
@@ -358,7 +363,7 @@ impl Exchange {
                 }
                 return Poll::Ready(result.map_err(|error| Side::Upstream.failure(&error)));
             }
-            if self.gate.is_closed() && waited.as_mut().poll(cx).is_ready() {
+            if self.gate.is_closed() && waited.as_mut().as_pin_mut().is_some_and(|timer| timer.poll(cx).is_ready()) {
                 self.gate.open(true);
             }
             if let Some(pump) = &self.pump
