@@ -345,7 +345,11 @@ fn write_status(out: &mut Vec<u8>, status: u16) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::h1::parse::HeadScanner;
+    use crate::h1::request;
     use crate::head::Method;
 
     #[test]
@@ -404,5 +408,45 @@ mod tests {
             assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{line}");
             assert_eq!(rest.trim_start(), expected.trim_start(), "{status} {length:?} {version:?} {is_head}");
         }
+    }
+
+    proptest! {
+        /// What is written is read as the same request.
+        #[test]
+        fn requests_round_trip(
+            target in "/[!-\"$-~]{0,20}",
+            names in prop::collection::vec("x-[a-zA-Z0-9!#$%&'*+.^_`|~-]{1,12}", 0..20),
+            values in prop::collection::vec("[!-~\u{80}-\u{ff}]([ -~\t]{0,20}[!-~])?", 20),
+            length in prop_oneof![Just(BodyLength::None), any::<u32>().prop_map(|n| BodyLength::Exact(n.into())), Just(BodyLength::Unknown)],
+            expect in any::<bool>(),
+            upgrade in any::<bool>(),
+        ) {
+            let mut head = RequestHead::new(Method::Put, "Web.shop:80", target.into_bytes());
+            for (name, value) in names.iter().zip(&values) {
+                head.fields.append(name, value.as_bytes());
+            }
+            head.length = length;
+            let has_body = !matches!(length, BodyLength::None | BodyLength::Exact(0));
+            head.expect_continue = expect && has_body;
+            head.upgrade = (upgrade && !has_body).then(|| Bytes::from_static(b"websocket"));
+            let wire = Bytes::from(wire_of(&head));
+            let range = HeadScanner::default().scan(&wire).unwrap().unwrap();
+            prop_assert_eq!(range.clone(), 0..wire.len());
+            let parsed = request::parse(&wire).unwrap();
+            prop_assert!(parsed.keep_alive && parsed.chunked == (length == BodyLength::Unknown));
+            prop_assert_eq!(parsed.head, head);
+        }
+    }
+
+    fn wire_of(head: &RequestHead) -> Vec<u8> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _guard = runtime.enter();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let io = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        io.set_nonblocking(true).unwrap();
+        let (io, progress) = (TcpStream::from_std(io).unwrap(), Cell::new(0));
+        let mut writer = Writer::new(&io, &progress, None);
+        writer.request(head, SocketAddr::from(([127, 0, 0, 1], 80)));
+        std::mem::take(&mut writer.out.0)
     }
 }
