@@ -120,6 +120,11 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
+    /// Starts everything, with [`crate::discovery`].
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        Self::start_with(settings, crate::discovery::serve).await
+    }
+
     /// Starts everything, in this order; an error leaves nothing behind. `discovery` serves proxies on the listener until the
     /// drain, from when the view is whole.
     pub async fn start_with<F, Served>(settings: Settings, discovery: F) -> Result<Self, StartError>

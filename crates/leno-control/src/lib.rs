@@ -11,6 +11,7 @@ pub mod apply;
 pub mod assembly;
 pub mod audit;
 pub mod ca;
+pub mod discovery;
 pub mod metrics;
 pub mod own_certificate;
 pub mod records;

@@ -76,7 +76,12 @@ pub trait Service: Send + Sync + 'static {
     ) -> impl Future<Output = Result<proto::Welcome, Refusal>> + Send;
 
     /// Whether the peer may subscribe.
-    fn authorise(&self, peer: &Self::Peer, collection: &CollectionName) -> Result<(), Refusal>;
+    fn authorise(
+        &self,
+        peer: &Self::Peer,
+        stream: &StreamHandle,
+        collection: &CollectionName,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send;
 
     /// The collection has its first subscriber: compute it and give it to the hub, then and on every change.
     fn wanted(&self, collection: &CollectionName);
@@ -85,7 +90,7 @@ pub trait Service: Send + Sync + 'static {
     fn unwanted(&self, collection: &CollectionName);
 
     /// A proxy applied or refused a resource version.
-    fn applied(&self, peer: &Self::Peer, collection: &CollectionName, key: &Key, version: u64, error: Option<&str>);
+    fn applied(&self, peer: &Self::Peer, stream: &StreamHandle, key: &Key, version: u64, error: Option<&str>);
 
     /// Stores a registration.
     fn register(
@@ -105,7 +110,12 @@ pub trait Service: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
 
     /// Issues a certificate for the peer's own identity.
-    fn renew(&self, peer: &Self::Peer, csr: &[u8]) -> impl Future<Output = Result<Vec<bytes::Bytes>, Refusal>> + Send;
+    fn renew(
+        &self,
+        peer: &Self::Peer,
+        stream: &StreamHandle,
+        csr: &[u8],
+    ) -> impl Future<Output = Result<Vec<bytes::Bytes>, Refusal>> + Send;
 
     /// A proxy judges by this bundle version.
     fn bundle_applied(&self, peer: &Self::Peer, stream: &StreamHandle, version: u64);
@@ -438,17 +448,15 @@ impl<S: Service> Reader<S> {
                     Err(refusal) => stream.close(refusal.reason, &refusal.detail),
                 }
             }
-            ServerEvent::Subscribe(name) => self.subscribe(&name),
+            ServerEvent::Subscribe(name) => self.subscribe(&name).await,
             ServerEvent::Unsubscribed(name) => {
                 if stream.0.hub.unsubscribe(&name, stream.id()) {
                     service.unwanted(&name);
                 }
             }
-            ServerEvent::Applied { collection, key, version } => {
-                service.applied(peer, &collection, &key, version, None);
-            }
-            ServerEvent::Rejected { collection, key, version, diagnostic } => {
-                service.applied(peer, &collection, &key, version, Some(&diagnostic));
+            ServerEvent::Applied { key, version, .. } => service.applied(peer, stream, &key, version, None),
+            ServerEvent::Rejected { key, version, diagnostic, .. } => {
+                service.applied(peer, stream, &key, version, Some(&diagnostic));
             }
             ServerEvent::Register(registration) => {
                 let (instance, generation) = (registration.instance.clone(), registration.generation);
@@ -462,7 +470,7 @@ impl<S: Service> Reader<S> {
                 stream.answer(outcome_of(outcome, fine, proto::refused::Request::Deregister, instance));
             }
             ServerEvent::Renew(proto::RenewCertificate { id, csr }) => {
-                let answer = match service.renew(peer, &csr).await {
+                let answer = match service.renew(peer, stream, &csr).await {
                     Ok(chain) => Kind::Issued(proto::Issued { id, chain }),
                     Err(refusal) => refused(proto::refused::Request::Renew, id.to_string(), refusal),
                 };
@@ -473,9 +481,9 @@ impl<S: Service> Reader<S> {
         }
     }
 
-    fn subscribe(&self, name: &CollectionName) {
+    async fn subscribe(&self, name: &CollectionName) {
         let shared = &self.stream.0;
-        match self.service.authorise(&self.connection.peer, name) {
+        match self.service.authorise(&self.connection.peer, &self.stream, name).await {
             Ok(()) => {
                 // In the hub first: a change between the two is then seen by the full comparison or told.
                 if shared.hub.subscribe(name, shared.id, shared.clone()) {

@@ -71,7 +71,6 @@ fn log_target(target: &AccessLogTarget) -> LogTarget {
     match target {
         AccessLogTarget::Off => LogTarget::Off,
         AccessLogTarget::Stdout => LogTarget::Stdout,
-        AccessLogTarget::Stderr => LogTarget::Stderr,
         AccessLogTarget::File(path) => LogTarget::File(path.clone()),
     }
 }
@@ -100,7 +99,7 @@ async fn live(settings: Arc<ProxySettings>, listeners: Listeners, telemetry: Arc
     handle.serve(plane.addresses().hop).await;
     let ready = async {
         ready(&settings, plane.process(), &handle, &worker_link).await;
-        announce_ready(&settings, &plane)?;
+        announce(&settings, &plane)?;
         std::future::pending::<io::Result<Signal>>().await
     };
     let signal = tokio::select! {
@@ -110,9 +109,7 @@ async fn live(settings: Arc<ProxySettings>, listeners: Listeners, telemetry: Arc
     tokio::select! {
         () = wind_up(&settings, &plane, &handle, signal) => {}
         // Asked twice: whoever asks does not want to wait.
-        () = asked_to_end(&mut signals), if !settings.supervised => {
-            tracing::warn!("asked again to end: what is under way is cut");
-        }
+        () = asked_to_end(&mut signals) => tracing::warn!("asked again to end: what is under way is cut"),
     }
     drop(telemetry);
     plane.stop();
@@ -150,25 +147,8 @@ async fn wind_up(settings: &ProxySettings, plane: &DataPlane, handle: &ControlHa
         tracing::warn!("the control plane did not acknowledge the deregistration in time");
     }
     plane.drain(Side::Inbound, deadlines).await;
-    if settings.supervised {
-        // An error means that nobody reads the announcement: then nobody waits for it either.
-        let _ = announce(settings, &serde_json::json!({"leno": "inbound_drained"}));
-        input_closed().await;
-    }
     // The application may call others until its own callers have been answered.
     plane.drain(Side::Outbound, deadlines).await;
-}
-
-/// Until standard input is closed. The reading thread is left behind if the process ends first.
-async fn input_closed() {
-    let (closed, wait) = tokio::sync::oneshot::channel::<()>();
-    let reading = std::thread::Builder::new().name("leno-stdin".to_owned()).spawn(move || {
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        drop(closed);
-    });
-    if reading.is_ok() {
-        let _ = wait.await;
-    }
 }
 
 /// What is missing before the proxy is ready; empty when it is.
@@ -214,22 +194,15 @@ async fn ready(settings: &ProxySettings, process: &Process, handle: &ControlHand
     }
 }
 
-fn announce_ready(settings: &ProxySettings, plane: &DataPlane) -> io::Result<()> {
-    let addresses = plane.addresses();
-    tracing::info!(hop = %addresses.hop, admin = %addresses.admin, "ready");
-    let mut event = serde_json::to_value(addresses).map_err(io::Error::other)?;
-    event["leno"] = "ready".into();
-    announce(settings, &event)
-}
-
-/// One line on standard output for whoever started the proxy; the field `leno` names the event.
-fn announce(settings: &ProxySettings, event: &serde_json::Value) -> io::Result<()> {
-    if settings.announce != Announce::Json {
-        return Ok(());
+fn announce(settings: &ProxySettings, plane: &DataPlane) -> io::Result<()> {
+    tracing::info!(hop = %plane.addresses().hop, admin = %plane.addresses().admin, "ready");
+    if settings.announce == Announce::Json {
+        let line = serde_json::to_string(plane.addresses()).map_err(io::Error::other)?;
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}")?;
+        out.flush()?;
     }
-    let mut out = io::stdout().lock();
-    writeln!(out, "{event}")?;
-    out.flush()
+    Ok(())
 }
 
 fn pages(

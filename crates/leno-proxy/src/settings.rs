@@ -62,9 +62,6 @@ pub struct ProxySettings {
     pub max_connections: Option<usize>,
     /// Print one JSON line with all addresses on stdout when ready.
     pub announce: Announce,
-    /// A supervisor started this proxy beside a program: a drain leaves outbound open until standard input closes, which says
-    /// that the program is gone, and a repeated signal cuts nothing, because the supervisor has its own deadline.
-    pub supervised: bool,
 }
 
 impl ProxySettings {
@@ -93,7 +90,6 @@ impl ProxySettings {
             drain: DrainDeadlines::default(),
             max_connections: None,
             announce: Announce::Nothing,
-            supervised: false,
         }
     }
 
@@ -220,8 +216,6 @@ pub enum AccessLogTarget {
     Off,
     /// JSON lines on standard output.
     Stdout,
-    /// JSON lines on standard error.
-    Stderr,
     /// JSON lines appended to a file.
     File(PathBuf),
 }

@@ -205,14 +205,13 @@ impl Connection {
         H: Fn(Request) -> F,
         F: Future<Output = Result<Response, Refusal>>,
     {
-        let mut asked = Asked {
+        let asked = Asked {
             version: parsed.head.version,
             is_head: parsed.head.method == Method::Head,
             is_connect: parsed.head.method == Method::Connect,
             is_upgrade: parsed.head.upgrade.is_some(),
             is_grpc: parsed.head.is_grpc(),
             keep_alive: parsed.keep_alive,
-            awaits_continue: parsed.head.expect_continue,
         };
         let framing = match parsed.head.length {
             _ if asked.switches() => Framing::Gated,
@@ -237,9 +236,7 @@ impl Connection {
             InterimSink::new(move |head| outbox.push(head))
         });
         let body = if has_body { Body::H1(body) } else { Body::Empty };
-        let answer = self.handle(handler(Request { head: parsed.head, body, interim }), &outbox).await;
-        asked.awaits_continue &= !outbox.continued.get();
-        match answer {
+        match self.handle(handler(Request { head: parsed.head, body, interim }), &outbox).await {
             Ok(Ok(response)) => self.answer(asked, response).await,
             Ok(Err(refusal)) => self.answer(asked, refusal.into_response(asked.is_grpc)).await,
             Err(Cut::Early) => self.refuse(Refusal::new(Reason::MalformedRequest, EARLY)).await,
@@ -312,8 +309,7 @@ impl Connection {
             writer.switch(&head);
             self.source.open_gate();
         } else {
-            let in_doubt = asked.switches() || (asked.awaits_continue && !self.source.is_done());
-            let wanted = asked.keep_alive && !in_doubt && !self.drain.is_draining();
+            let wanted = asked.keep_alive && !asked.switches() && !self.drain.is_draining();
             keep_alive = writer.response(&head, asked.version, asked.is_head, body.is_end(), wanted);
         }
         drop(head);
@@ -499,8 +495,6 @@ struct Asked {
     is_upgrade: bool,
     is_grpc: bool,
     keep_alive: bool,
-    /// The client holds its body back and has not been told to send it. Whether it sends it after a final answer is its choice.
-    awaits_continue: bool,
 }
 
 impl Asked {

@@ -67,7 +67,6 @@ pub(super) struct Driver {
     hop: Option<std::net::SocketAddr>,
     registered: bool,
     draining: Option<oneshot::Sender<()>>,
-    retired: bool,
     problem: Option<String>,
     unanswered: u64,
     /// Collections whose file is not what is in use.
@@ -111,7 +110,6 @@ impl Driver {
             hop: None,
             registered: false,
             draining: None,
-            retired: false,
             problem: None,
             unanswered: 0,
             unsaved: BTreeSet::new(),
@@ -181,7 +179,6 @@ impl Driver {
             }
             self.publish(&link);
         }
-        self.retired = true;
         if let Some(saving) = self.saving.take() {
             // The write under way must not come after the successor's.
             let _ = saving.await;

@@ -27,7 +27,6 @@ pub(super) struct Trust {
     random: SeededRandom,
     dir: StateDir,
     clock: Arc<dyn Clock>,
-    keep_files: bool,
 }
 
 impl Trust {
@@ -36,8 +35,8 @@ impl Trust {
         let context = TlsContext::new(stored.tls, bundle.clone(), 1, clock.clone())?;
         let mut random = SeededRandom::from_system();
         let renewal = Renewal::of(context.identity().leaf().not_after, clock.unix_time(), random.unit());
-        let (pending, next_id, renewals, keep_files) = (None, 1, 0, false);
-        Ok(Self { context, bundle, renewal, pending, next_id, renewals, random, dir, clock, keep_files })
+        let (pending, next_id, renewals) = (None, 1, 0);
+        Ok(Self { context, bundle, renewal, pending, next_id, renewals, random, dir, clock })
     }
 
     /// What new connections use.
@@ -51,11 +50,6 @@ impl Trust {
 
     pub(super) fn renewals(&self) -> u64 {
         self.renewals
-    }
-
-    /// From now on nothing is written: a successor owns the files.
-    pub(super) fn leave_files(&mut self) {
-        self.keep_files = true;
     }
 
     pub(super) fn is_expired(&self) -> bool {
@@ -121,9 +115,7 @@ impl Trust {
 
     /// Uses a renewed certificate.
     pub(super) fn renewed(&mut self, key: &KeyPair, tls: TlsIdentity) -> bool {
-        if !self.keep_files
-            && let Err(error) = self.dir.store_identity(key, &tls)
-        {
+        if let Err(error) = self.dir.store_identity(key, &tls) {
             // In use nevertheless: a full disk must not end the membership. After a restart the old one is renewed again.
             tracing::error!(%error, "the renewed certificate could not be stored");
         }
@@ -147,9 +139,7 @@ impl Trust {
     pub(super) fn bundle(&mut self, message: &proto::Bundle) -> Result<(), JoinError> {
         let bundle = Arc::new(enrol::bundle(message)?);
         self.switch(self.context.identity().clone(), bundle.clone())?;
-        if !self.keep_files
-            && let Err(error) = self.dir.store_bundle(&bundle)
-        {
+        if let Err(error) = self.dir.store_bundle(&bundle) {
             tracing::error!(%error, "the trust bundle could not be stored");
         }
         self.bundle = bundle;
