@@ -151,30 +151,32 @@ impl fmt::Debug for Body {
 
 /// Takes 1xx answers back to the caller while its request is under way. The first 16 are passed on, later ones dropped.
 #[derive(Clone)]
-pub struct InterimSink {
-    deliver: Rc<dyn Fn(ResponseHead)>,
-    left: Rc<Cell<u8>>,
+pub struct InterimSink(Rc<Interim<dyn Fn(ResponseHead)>>);
+
+struct Interim<F: ?Sized> {
+    left: Cell<u8>,
+    deliver: F,
 }
 
 impl InterimSink {
     /// A sink that calls `deliver` for each interim head; it must not block.
     #[must_use]
     pub fn new(deliver: impl Fn(ResponseHead) + 'static) -> Self {
-        Self { deliver: Rc::new(deliver), left: Rc::new(Cell::new(MAX_INTERIM)) }
+        Self(Rc::new(Interim { left: Cell::new(MAX_INTERIM), deliver }))
     }
 
     /// Passes one on; `false` if the caller has had its share.
     pub fn send(&self, head: ResponseHead) -> bool {
-        let Some(left) = self.left.get().checked_sub(1) else { return false };
-        self.left.set(left);
-        (self.deliver)(head);
+        let Some(left) = self.0.left.get().checked_sub(1) else { return false };
+        self.0.left.set(left);
+        (self.0.deliver)(head);
         true
     }
 }
 
 impl fmt::Debug for InterimSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InterimSink({} left)", self.left.get())
+        write!(f, "InterimSink({} left)", self.0.left.get())
     }
 }
 

@@ -164,6 +164,15 @@ pub fn take<'a>(input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, FrameError> {
     Ok(Some(Frame { kind: known, flags, stream, payload }))
 }
 
+/// How many bytes the start of a frame lacks: to its header, then to its end. At least 1 as long as [`take`] gives `None`.
+#[must_use]
+pub fn missing(start: &[u8]) -> usize {
+    match start.first_chunk::<HEADER>() {
+        None => HEADER - start.len(),
+        Some(&[l0, l1, l2, ..]) => (HEADER + u32::from_be_bytes([0, l0, l1, l2]) as usize).saturating_sub(start.len()),
+    }
+}
+
 /// Appends a frame header.
 pub fn put_header(out: &mut Vec<u8>, length: usize, kind: Kind, flags: u8, stream: u32) {
     debug_assert!(length <= kind.limit(), "a {kind:?} of {length} bytes");
@@ -387,6 +396,7 @@ mod tests {
             put(&mut out, kind, flags, stream, &payload);
             for cut in 0..out.len() {
                 prop_assert_eq!(take(&mut &out[..cut]), Ok(None));
+                prop_assert!((1..=out.len() - cut).contains(&missing(&out[..cut])));
             }
             let mut input = &out[..];
             prop_assert_eq!(take(&mut input), Ok(Some(Frame { kind: Some(kind), flags, stream, payload: &payload })));

@@ -289,12 +289,22 @@ impl Engine {
         if is_released {
             self.streams.remove(key.index);
             self.by_id.remove(&key.id);
-            if self.streams.is_empty() && self.streams.capacity() > 16 {
-                self.streams = Slab::new();
-                self.by_id = HashMap::default();
-                self.round = VecDeque::new();
-                self.accepted = VecDeque::new();
+            if self.streams.is_empty() {
+                self.shrink();
             }
+        }
+    }
+
+    /// Gives a burst's memory back when the last stream is gone.
+    fn shrink(&mut self) {
+        if self.partial.is_empty() {
+            self.partial = Vec::new();
+        }
+        if self.streams.capacity() > 16 {
+            self.streams = Slab::new();
+            self.by_id = HashMap::default();
+            self.round = VecDeque::new();
+            self.accepted = VecDeque::new();
         }
     }
 

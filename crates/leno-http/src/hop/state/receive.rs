@@ -19,30 +19,30 @@ impl Engine {
             return Ok(());
         }
         self.heard = now;
-        if self.partial.is_empty() {
-            let mut rest = plain;
-            self.frames(&mut rest, now)?;
-            self.partial.extend_from_slice(rest);
-        } else {
-            let mut bytes = std::mem::take(&mut self.partial);
-            bytes.extend_from_slice(plain);
-            let mut rest = &bytes[..];
-            self.frames(&mut rest, now)?;
-            let left = rest.len();
-            if left > 0 {
-                bytes.drain(..bytes.len() - left);
-                self.partial = bytes;
-            }
+        let mut rest = plain;
+        self.complete_partial(&mut rest, now)?;
+        while let Some(frame) = frame::take(&mut rest)? {
+            self.frame(&frame, now)?;
         }
+        self.partial.extend_from_slice(rest);
         if self.owed > MAX_OWED {
             return protocol_error("the peer asks for more answers than it reads");
         }
         Ok(())
     }
 
-    fn frames(&mut self, rest: &mut &[u8], now: Duration) -> Result<(), ProtocolError> {
-        while let Some(frame) = frame::take(rest)? {
-            self.frame(&frame, now)?;
+    /// Takes from `rest` what the frame that was cut needs, and no more: the others are read where they lie.
+    fn complete_partial(&mut self, rest: &mut &[u8], now: Duration) -> Result<(), ProtocolError> {
+        while !self.partial.is_empty() && !rest.is_empty() {
+            let missing = frame::missing(&self.partial).min(rest.len());
+            self.partial.extend_from_slice(&rest[..missing]);
+            *rest = &rest[missing..];
+            let mut bytes = std::mem::take(&mut self.partial);
+            if let Some(frame) = frame::take(&mut &bytes[..])? {
+                self.frame(&frame, now)?;
+                bytes.clear();
+            }
+            self.partial = bytes;
         }
         Ok(())
     }
