@@ -14,6 +14,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -74,7 +75,7 @@ pub(crate) struct Shared {
     pub(crate) side: Side,
     pub(crate) registry: Rc<Registry>,
     pub(crate) peer: OnceCell<Rc<Peer>>,
-    io: OwnedWriteHalf,
+    address: Option<SocketAddr>,
     inner: RefCell<Inner>,
     started: Instant,
     clock: SystemClock,
@@ -90,7 +91,7 @@ pub(crate) struct Shared {
 impl Shared {
     fn new(
         side: Side,
-        io: OwnedWriteHalf,
+        address: Option<SocketAddr>,
         tls: TlsSession,
         registry: Rc<Registry>,
         settings: &HopSettings,
@@ -99,7 +100,7 @@ impl Shared {
         let shared = Rc::new(Self {
             side,
             peer: OnceCell::new(),
-            io,
+            address,
             inner: RefCell::new(Inner { engine, tls, unsent: Vec::new(), unsent_at: 0 }),
             started: Instant::now(),
             clock: SystemClock::new(),
@@ -209,7 +210,7 @@ impl Shared {
             identity: identity.clone(),
             handshake: tls.handshake_info(),
             sni: tls.sni().map(str::to_owned),
-            address: self.io.peer_addr().ok(),
+            address: self.address,
         };
         self.registry.stats().handshake();
         let _ = self.peer.set(Rc::new(peer));
@@ -218,61 +219,6 @@ impl Shared {
 
     fn lost(&self, detail: &str) -> HopError {
         HopError::new(self.side.lost(), detail.to_owned())
-    }
-
-    /// Seals and sends what there is, until the kernel takes no more. `Ok(true)` if more is left than one turn's worth.
-    fn flush(&self) -> io::Result<bool> {
-        self.is_dirty.set(false);
-        let mut inner = self.inner.borrow_mut();
-        let inner = &mut *inner;
-        for _ in 0..ROUNDS {
-            if !inner.unsent.is_empty() && !self.send_unsent(inner)? {
-                return Ok(false);
-            }
-            let mut sealed = Ok(());
-            if inner.engine.has_output() {
-                sealed = with_buffer(&PLAIN, |plain| {
-                    inner.engine.produce(plain, FLUSH);
-                    inner.tls.write(plain).map_err(io::Error::from)
-                });
-            }
-            if !inner.tls.wants_write() {
-                return sealed.map(|()| false);
-            }
-            with_buffer(&SEALED, |sealed| {
-                inner.tls.take_tls(sealed);
-                let sent = self.try_write(sealed)?;
-                if sent < sealed.len() {
-                    inner.unsent = sealed[sent..].to_vec();
-                    inner.unsent_at = 0;
-                }
-                Ok::<_, io::Error>(())
-            })?;
-            // A session that failed still has its alert to send, so this comes last.
-            sealed?;
-        }
-        Ok(true)
-    }
-
-    /// Whether all of it went.
-    fn send_unsent(&self, inner: &mut Inner) -> io::Result<bool> {
-        inner.unsent_at += self.try_write(&inner.unsent[inner.unsent_at..])?;
-        if inner.unsent_at < inner.unsent.len() {
-            return Ok(false);
-        }
-        inner.unsent = Vec::new();
-        Ok(true)
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self.io.try_write(bytes) {
-            Ok(sent) => {
-                self.registry.stats().bytes_out(sent);
-                Ok(sent)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Err(error) => Err(error),
-        }
     }
 
     fn has_unsent(&self) -> bool {
@@ -291,9 +237,12 @@ enum Phase {
 pub(crate) struct Driver {
     shared: Rc<Shared>,
     reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
     settings: HopSettings,
     timer: Pin<Box<Sleep>>,
     phase: Phase,
+    /// The peer's HELLO has come, and the timer no longer waits for it.
+    is_ready: bool,
     /// Stepped back behind the other tasks of this turn already.
     is_armed: bool,
     /// The newest stream at the last look, and since when nothing has happened.
@@ -312,11 +261,23 @@ impl Driver {
         // Without these the hop still works, only slower: an old kernel is no reason to refuse traffic.
         let _ = io.set_nodelay(true);
         let _ = socket2::SockRef::from(&io).set_tcp_notsent_lowat(UNSENT);
+        let address = io.peer_addr().ok();
         let (reader, writer) = io.into_split();
-        let shared = Shared::new(side, writer, tls, Rc::clone(registry), &settings);
+        let shared = Shared::new(side, address, tls, Rc::clone(registry), &settings);
         let timer = Box::pin(tokio::time::sleep(settings.handshake_timeout));
         let idle = (0, Instant::now());
-        Self { shared, reader, settings, timer, phase: Phase::Open, is_armed: false, idle, outcome: Ok(()) }
+        Self {
+            shared,
+            reader,
+            writer,
+            settings,
+            timer,
+            phase: Phase::Open,
+            is_ready: false,
+            is_armed: false,
+            idle,
+            outcome: Ok(()),
+        }
     }
 
     pub(crate) fn shared(&self) -> Rc<Shared> {
@@ -339,6 +300,10 @@ impl Driver {
         }
         if self.poll_read(cx, accept).is_err() {
             return Poll::Ready(());
+        }
+        if !self.is_ready && self.shared.inner.borrow().engine.is_ready() {
+            self.is_ready = true;
+            self.timer.as_mut().reset(Instant::now());
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             if self.on_timer().is_err() {
@@ -422,13 +387,13 @@ impl Driver {
         }
         while self.shared.is_dirty.get() || self.shared.has_unsent() {
             if self.shared.has_unsent() {
-                match self.shared.io.as_ref().poll_write_ready(cx) {
+                match self.writer.as_ref().poll_write_ready(cx) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(error)) => return self.broken(self.shared.lost(&error.to_string())),
                 }
             }
-            match self.shared.flush() {
+            match self.flush() {
                 Ok(false) => {}
                 Ok(true) => {
                     self.shared.is_dirty.set(true);
@@ -442,6 +407,61 @@ impl Driver {
         self.finish_closing(cx)
     }
 
+    /// Seals and sends what there is, until the kernel takes no more. `Ok(true)` if more is left than one turn's worth.
+    fn flush(&self) -> io::Result<bool> {
+        self.shared.is_dirty.set(false);
+        let mut inner = self.shared.inner.borrow_mut();
+        let inner = &mut *inner;
+        for _ in 0..ROUNDS {
+            if !inner.unsent.is_empty() && !self.send_unsent(inner)? {
+                return Ok(false);
+            }
+            let mut sealed = Ok(());
+            if inner.engine.has_output() {
+                sealed = with_buffer(&PLAIN, |plain| {
+                    inner.engine.produce(plain, FLUSH);
+                    inner.tls.write(plain).map_err(io::Error::from)
+                });
+            }
+            if !inner.tls.wants_write() {
+                return sealed.map(|()| false);
+            }
+            with_buffer(&SEALED, |sealed| {
+                inner.tls.take_tls(sealed);
+                let sent = self.try_write(sealed)?;
+                if sent < sealed.len() {
+                    inner.unsent = sealed[sent..].to_vec();
+                    inner.unsent_at = 0;
+                }
+                Ok::<_, io::Error>(())
+            })?;
+            // A session that failed still has its alert to send, so this comes last.
+            sealed?;
+        }
+        Ok(true)
+    }
+
+    /// Whether all of it went.
+    fn send_unsent(&self, inner: &mut Inner) -> io::Result<bool> {
+        inner.unsent_at += self.try_write(&inner.unsent[inner.unsent_at..])?;
+        if inner.unsent_at < inner.unsent.len() {
+            return Ok(false);
+        }
+        inner.unsent = Vec::new();
+        Ok(true)
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self.writer.try_write(bytes) {
+            Ok(sent) => {
+                self.shared.registry.stats().bytes_out(sent);
+                Ok(sent)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
     fn finish_closing(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
         let is_idle = !self.shared.is_dirty.get() && !self.shared.has_unsent();
         if !is_idle || self.phase == Phase::Lingering || !self.shared.inner.borrow().engine.is_drained() {
@@ -451,13 +471,13 @@ impl Driver {
             self.begin_closing();
         }
         self.shared.inner.borrow_mut().tls.close_notify();
-        let sent = self.shared.flush();
+        let sent = self.flush();
         if sent.is_err() || self.shared.has_unsent() {
             return Err(());
         }
         self.phase = Phase::Lingering;
         cx.waker().wake_by_ref();
-        raw::end_sending(self.shared.io.as_ref()).map_err(|_| ())
+        raw::end_sending(self.writer.as_ref()).map_err(|_| ())
     }
 
     /// The timer fired: what is due, and when to look again. An error means that the connection is over.
