@@ -14,7 +14,7 @@ use bytes::Bytes;
 use leno_model::{AppProtocol, Name};
 
 use super::frame::MAX_HEAD_TEXT;
-use crate::head::{BodyLength, Fields, HeadError, Method, RequestHead, ResponseHead, Version, is_token};
+use crate::head::{BodyLength, Fields, HeadError, Method, RequestHead, ResponseHead, Version};
 
 /// What a stream carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,12 +87,11 @@ fn put_length(out: &mut Vec<u8>, length: BodyLength) {
 
 fn put_upgrade(out: &mut Vec<u8>, upgrade: Option<&Bytes>) -> Result<(), HeadError> {
     let Some(upgrade) = upgrade else { return Ok(()) };
-    if !is_word(upgrade) || upgrade.is_empty() {
-        return Err(HeadError::Start);
-    }
     out.extend_from_slice(b" u=");
-    out.extend_from_slice(upgrade);
-    Ok(())
+    let from = out.len();
+    // A list of protocols, in which whitespace is optional and only around commas (RFC 9110 section 7.8).
+    out.extend(upgrade.iter().filter(|b| !matches!(b, b' ' | b'\t')));
+    if is_word(&out[from..]) && out.len() > from { Ok(()) } else { Err(HeadError::Start) }
 }
 
 fn put_meta(out: &mut Vec<u8>, meta: &StreamMeta) -> Result<(), HeadError> {
@@ -265,7 +264,7 @@ pub fn parse_response(text: &Bytes) -> Result<ResponseHead, HeadError> {
     for word in words {
         match pair(word)? {
             (b"l", value) => head.length = length(value)?,
-            (b"u", value) if is_token(&value[..value.len().min(1)]) => head.upgrade = Some(line.slice_ref(value)),
+            (b"u", value) if !value.is_empty() => head.upgrade = Some(line.slice_ref(value)),
             _ => {}
         }
     }
@@ -304,6 +303,20 @@ mod tests {
             "shop/web 80 http grpc a=1 d=2500\r\nPOST /a.B/C?d=%20 h=web.shop v=2 l=* e=1 u=websocket\r\nte: trailers\r\n"
         );
         assert_eq!(parse_request(&out.into()).unwrap(), (meta(), head));
+    }
+
+    #[test]
+    fn an_upgrade_is_one_word() {
+        for (given, expected) in
+            [("websocket", Some("websocket")), ("a/1, b", Some("a/1,b")), (" ", None), ("a\r\nb", None)]
+        {
+            let mut head = ResponseHead::new(101);
+            head.upgrade = Some(Bytes::from_static(given.as_bytes()));
+            let mut out = Vec::new();
+            let written = put_response(&mut out, &head).is_ok();
+            let read = written.then(|| parse_response(&out.into()).unwrap().upgrade.unwrap());
+            assert_eq!(read.as_deref(), expected.map(str::as_bytes), "{given:?}");
+        }
     }
 
     #[test]
