@@ -39,8 +39,13 @@ use crate::refusal::StreamError;
 const FLUSH: usize = 128 * 1024;
 /// Reads and flushes before the other tasks of the worker have their turn.
 const ROUNDS: usize = 4;
-/// How long the last frames and the peer's close may take.
+/// How long the word why we break off may take, and the peer's close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// How long the tail of the last answer may take to a slow peer.
+const DRAIN_WITHIN: Duration = Duration::from_secs(30);
+/// A hop's age ends in one of so many steps over the last tenth of its maximum, so that hops that were opened together are not
+/// replaced together.
+const AGE_STEPS: u32 = 64;
 /// Unsent bytes in the kernel beyond which the socket is not writable: small streams queue here, where there are turns, and
 /// not behind megabytes in the kernel.
 const UNSENT: u32 = 128 * 1024;
@@ -127,6 +132,11 @@ impl Shared {
             }
         }
         result
+    }
+
+    /// Looks at the engine.
+    fn with_quietly<T>(&self, look: impl FnOnce(&Engine) -> T) -> T {
+        look(&self.inner.borrow().engine)
     }
 
     pub(crate) fn age(&self) -> Duration {
@@ -239,6 +249,7 @@ pub(crate) struct Driver {
     reader: OwnedReadHalf,
     writer: OwnedWriteHalf,
     settings: HopSettings,
+    max_age: Duration,
     timer: Pin<Box<Sleep>>,
     phase: Phase,
     /// The peer's HELLO has come, and the timer no longer waits for it.
@@ -262,6 +273,9 @@ impl Driver {
         let _ = io.set_nodelay(true);
         let _ = socket2::SockRef::from(&io).set_tcp_notsent_lowat(UNSENT);
         let address = io.peer_addr().ok();
+        // The local port is as good as a random number here.
+        let step = u32::from(io.local_addr().map_or(0, |a| a.port())) % AGE_STEPS;
+        let max_age = settings.max_age - settings.max_age / 10 / AGE_STEPS * step;
         let (reader, writer) = io.into_split();
         let shared = Shared::new(side, address, tls, Rc::clone(registry), &settings);
         let timer = Box::pin(tokio::time::sleep(settings.handshake_timeout));
@@ -271,6 +285,7 @@ impl Driver {
             reader,
             writer,
             settings,
+            max_age,
             timer,
             phase: Phase::Open,
             is_ready: false,
@@ -301,9 +316,15 @@ impl Driver {
         if self.poll_read(cx, accept).is_err() {
             return Poll::Ready(());
         }
-        if !self.is_ready && self.shared.inner.borrow().engine.is_ready() {
+        if !self.is_ready && self.shared.with_quietly(Engine::is_ready) {
             self.is_ready = true;
             self.timer.as_mut().reset(Instant::now());
+        }
+        if self.phase == Phase::Open {
+            let (is_failed, is_drained) = self.shared.with_quietly(|e| (e.failure().is_some(), e.is_drained()));
+            if is_failed || is_drained {
+                self.begin_closing(if is_failed { CLOSE_WITHIN } else { DRAIN_WITHIN });
+            }
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             if self.on_timer().is_err() {
@@ -350,11 +371,11 @@ impl Driver {
         if self.phase != Phase::Open {
             return Err(());
         }
-        let is_over = self.shared.inner.borrow().engine.is_drained();
+        let is_over = self.shared.with_quietly(Engine::is_drained);
         let is_told = error.is_ours;
         // A peer that closes a hop without streams does nothing wrong.
-        let is_regular =
-            is_over || (!is_told && self.shared.with(|e| e.open_streams()) == 0 && self.shared.peer.get().is_some());
+        let is_regular = is_over
+            || (!is_told && self.shared.with_quietly(Engine::open_streams) == 0 && self.shared.peer.get().is_some());
         if is_told {
             self.shared.close(error.reason, &error.detail);
         } else {
@@ -364,15 +385,15 @@ impl Driver {
             self.outcome = Err(error);
         }
         if is_told {
-            self.begin_closing();
+            self.begin_closing(CLOSE_WITHIN);
             return Ok(());
         }
         Err(())
     }
 
-    fn begin_closing(&mut self) {
+    fn begin_closing(&mut self, within: Duration) {
         self.phase = Phase::Closing;
-        self.timer.as_mut().reset(Instant::now() + CLOSE_WITHIN);
+        self.timer.as_mut().reset(Instant::now() + within);
         self.is_armed = true;
         self.shared.is_dirty.set(true);
         self.shared.changed.notify_waiters();
@@ -464,11 +485,8 @@ impl Driver {
 
     fn finish_closing(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
         let is_idle = !self.shared.is_dirty.get() && !self.shared.has_unsent();
-        if !is_idle || self.phase == Phase::Lingering || !self.shared.inner.borrow().engine.is_drained() {
+        if !is_idle || self.phase == Phase::Lingering || !self.shared.with_quietly(Engine::is_drained) {
             return Ok(());
-        }
-        if self.phase == Phase::Open {
-            self.begin_closing();
         }
         self.shared.inner.borrow_mut().tls.close_notify();
         let sent = self.flush();
@@ -476,6 +494,8 @@ impl Driver {
             return Err(());
         }
         self.phase = Phase::Lingering;
+        self.timer.as_mut().reset(Instant::now() + CLOSE_WITHIN);
+        self.shared.changed.notify_waiters();
         cx.waker().wake_by_ref();
         raw::end_sending(self.writer.as_ref()).map_err(|_| ())
     }
@@ -487,7 +507,7 @@ impl Driver {
         }
         let now = Instant::now();
         let age = self.shared.age();
-        if !self.shared.with(|e| e.is_ready()) {
+        if !self.shared.with_quietly(Engine::is_ready) {
             let reason =
                 if self.shared.side == Side::Origination { Reason::UpstreamTlsFailed } else { Reason::HeadTimeout };
             self.broken(HopError::new(reason, "the handshake took too long"))?;
@@ -497,17 +517,17 @@ impl Driver {
             Ok(at) => next = next.min(self.shared.started + at),
             Err(error) => self.broken(HopError::new(self.shared.side.lost(), error.to_string()))?,
         }
-        let (open, newest) = self.shared.with(|e| (e.open_streams(), e.newest_id()));
+        let (open, newest) = self.shared.with_quietly(|e| (e.open_streams(), e.newest_id()));
         if open > 0 || newest != self.idle.0 {
             self.idle = (newest, now);
         }
         let is_idle = now >= self.idle.1 + self.settings.idle_timeout;
-        let is_old = age >= self.settings.max_age;
+        let is_old = age >= self.max_age;
         if is_idle || is_old || !self.shared.are_leaves_valid() {
             self.shared.drain();
         }
         if !is_old {
-            next = next.min(self.shared.started + self.settings.max_age);
+            next = next.min(self.shared.started + self.max_age);
         }
         let left = self.shared.expires.get().saturating_sub(self.shared.clock.unix_seconds());
         if self.shared.are_leaves_valid() {

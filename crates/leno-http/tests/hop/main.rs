@@ -439,6 +439,27 @@ fn a_hop_whose_leaf_ends_takes_no_new_streams_and_finishes_the_old() {
 }
 
 #[test]
+fn an_old_hop_is_replaced_and_finishes_its_streams() {
+    on_worker(async {
+        let mesh = Mesh::new();
+        let server = Server::start(&mesh, |_, _, request| async move { Ok(ok(request.body)) }).await;
+        let (pool, context) = (Pool::new(Registry::new()), mesh.context("web"));
+        let settings = HopSettings { max_age: Duration::from_millis(300), ..HopSettings::origination() };
+        let old = pool.get(&0, server.address, CONNECT, &settings, || mesh.session(&context)).await.unwrap();
+        let (feed, body) = fed();
+        let mut response = old.open(&meta(StreamKind::Tcp), post("", body)).await.unwrap();
+        until("it takes no new streams", || old.is_draining()).await;
+        let new = pool.get(&0, server.address, CONNECT, &settings, || mesh.session(&context)).await.unwrap();
+        assert!(!Rc::ptr_eq(&old, &new));
+        feed.send(Ok(data("still here"))).await.unwrap();
+        assert_eq!(response.body.next().await, Some(Ok(data("still here"))));
+        drop(feed);
+        assert_eq!(response.body.next().await, None);
+        old.closed().await;
+    });
+}
+
+#[test]
 fn an_idle_hop_closes_and_the_next_request_makes_another() {
     on_worker(async {
         let mesh = Mesh::new();
