@@ -4,9 +4,9 @@
 //! inside a hop with the tools that everybody has.
 
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -14,9 +14,14 @@ use rustls::KeyLog;
 
 static KEY_LOG: OnceLock<Arc<ToFile>> = OnceLock::new();
 
-/// Appends the secrets of every session from now on to `path` (mode 0600). Once per process; a second call changes nothing.
+/// Appends the secrets of every session from now on to `path`, which is closed to other users. Once per process; a
+/// second call changes nothing.
 pub fn log_keys_to(path: &Path) -> io::Result<()> {
     let file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    if file.metadata()?.is_file() {
+        // A file that was there before may be readable by all; the mode above counts for new ones only.
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
     let _ = KEY_LOG.set(Arc::new(ToFile(Mutex::new(file))));
     Ok(())
 }
