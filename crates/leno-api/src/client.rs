@@ -259,7 +259,7 @@ impl Client {
         let body = Bytes::copy_from_slice(text.as_bytes());
         let (status, answer) = self.call_raw(Method::POST, &path, Some(("application/yaml", body))).await?;
         // Refused documents make it a 409 or 422 with the results all the same.
-        serde_json::from_slice(&answer).or_else(|_| Err(self.refused(status, &answer)))
+        serde_json::from_slice(&answer).map_err(|_| self.refused(status, &answer))
     }
 
     /// One resource as JSON.

@@ -1,5 +1,7 @@
 //! Joining, renewing, registering, leaving and expiring, against a real store with a clock that the test moves.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! The REST API over real sockets: what it takes, what it refuses, and that what it acknowledged survives `kill -9`.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
