@@ -63,8 +63,8 @@ struct Thinning {
     minute: u64,
     written: u32,
     suppressed: u64,
-    /// Ever.
-    total: u64,
+    /// Ever suppressed.
+    suppressed_total: u64,
 }
 
 /// The audit log. Dropping it writes what is queued.
@@ -118,7 +118,7 @@ impl Audit {
             }
             if thinning.written >= REFUSALS_PER_MINUTE {
                 thinning.suppressed += 1;
-                thinning.total += 1;
+                thinning.suppressed_total += 1;
                 return;
             }
             thinning.written += 1;
@@ -130,8 +130,8 @@ impl Audit {
 
     /// Refusals that were counted and not written.
     #[must_use]
-    pub fn suppressed(&self) -> u64 {
-        self.thinning.lock().unwrap_or_else(PoisonError::into_inner).total
+    pub fn suppressed_total(&self) -> u64 {
+        self.thinning.lock().unwrap_or_else(PoisonError::into_inner).suppressed_total
     }
 
     /// The newest entries, oldest first.

@@ -37,20 +37,20 @@ pub fn plan(services: &BTreeSet<(String, String)>, stored: &BTreeMap<u16, Vip>, 
     let mut plan = Plan::default();
     let mut taken: BTreeMap<u16, Vip> = stored.clone();
     let mut slots: BTreeMap<(String, String), u16> = BTreeMap::new();
-    for (slot, vip) in stored {
-        let owner = (vip.namespace.clone(), vip.service.clone());
-        if services.contains(&owner) {
-            // Two slots for one service are left from a race: the lower one stays.
-            if slots.contains_key(&owner) {
-                release(&mut plan, &mut taken, *slot, vip, now);
-            } else {
-                if vip.released.is_some() {
-                    plan.writes.push((*slot, Vip { released: None, ..vip.clone() }));
-                }
+    // Those in use before those that rest; of several (a race left them) the lowest.
+    for wanted in [false, true] {
+        for (slot, vip) in stored.iter().filter(|(_, v)| v.released.is_some() == wanted) {
+            let owner = (vip.namespace.clone(), vip.service.clone());
+            let kept = services.contains(&owner) && !slots.contains_key(&owner);
+            if kept {
                 slots.insert(owner, *slot);
             }
-        } else if vip.released.is_none() {
-            release(&mut plan, &mut taken, *slot, vip, now);
+            let released = (!kept).then_some(vip.released.unwrap_or(now));
+            if released != vip.released {
+                let changed = Vip { released, ..vip.clone() };
+                taken.insert(*slot, changed.clone());
+                plan.writes.push((*slot, changed));
+            }
         }
     }
     for owner in services.iter().filter(|s| !slots.contains_key(*s)) {
@@ -74,12 +74,6 @@ pub fn plan(services: &BTreeSet<(String, String)>, stored: &BTreeMap<u16, Vip>, 
         plan.writes.push((slot, vip));
     }
     plan
-}
-
-fn release(plan: &mut Plan, taken: &mut BTreeMap<u16, Vip>, slot: u16, vip: &Vip, now: u64) {
-    let released = Vip { released: Some(now), ..vip.clone() };
-    taken.insert(slot, released.clone());
-    plan.writes.push((slot, released));
 }
 
 /// FNV-1a, folded to 16 bits: the same in every build.
@@ -208,7 +202,12 @@ mod tests {
             (slot, Vip { namespace: "shop".into(), service: "web".into(), v4, v6: prefix(), released: None })
         };
         let stored = BTreeMap::from([vip(20), vip(30)]);
-        let plan = plan(&services(&["web"]), &stored, prefix(), 9);
-        assert_eq!(plan.writes.iter().map(|(s, v)| (*s, v.released)).collect::<Vec<_>>(), [(30, Some(9))]);
+        let once = plan(&services(&["web"]), &stored, prefix(), 9);
+        assert_eq!(once.writes.iter().map(|(s, v)| (*s, v.released)).collect::<Vec<_>>(), [(30, Some(9))]);
+        let after = applied(stored, &once);
+        assert_eq!(plan(&services(&["web"]), &after, prefix(), 10), Plan::default(), "and stay so");
+        // The one in use is kept, though the other is lower.
+        let stored = BTreeMap::from([(5, Vip { released: Some(1), ..vip(5).1 }), vip(30)]);
+        assert_eq!(plan(&services(&["web"]), &stored, prefix(), 10), Plan::default());
     }
 }

@@ -222,7 +222,7 @@ async fn a_credential_registers_its_services_and_no_others() {
     mesh.until(|w| w.read(|c| c.has_service("shop", "web"))).await;
     let service = mesh.world.read(|c| c.resource(Kind::Service, "shop", "web")).unwrap();
     assert_eq!(service.metadata.annotations["leno.dev/created-from-registration"], "true");
-    assert_eq!(mesh.world.read(|c| c.service_info("shop", "web")).identities, [web.clone()]);
+    assert_eq!(mesh.world.read(|c| c.service_info("shop", "web")).identities, std::slice::from_ref(&web));
 
     for bad in [
         registration("a", 1, &["bank"]),

@@ -13,7 +13,7 @@ pub mod collection;
 pub mod hub;
 pub mod limits;
 #[path = "generated/discovery.rs"]
-#[expect(missing_docs, reason = "generated; the .proto holds the documentation")]
+#[expect(missing_docs, clippy::allow_attributes, reason = "generated; the .proto holds the documentation")]
 pub mod proto;
 pub mod server;
 pub mod session;

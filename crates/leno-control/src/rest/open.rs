@@ -54,7 +54,7 @@ pub(super) async fn metrics(State(api): Shared) -> Response {
         Gauge::plain(
             "audit_suppressed_total",
             "Refusals counted but not listed in the audit log.",
-            api.audit.suppressed(),
+            api.audit.suppressed_total(),
         ),
     ];
     let text = api.metrics.render(&gauges);

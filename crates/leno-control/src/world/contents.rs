@@ -656,7 +656,7 @@ mod tests {
         assert_eq!(said(&changes), ["+in:shop/web ServiceInfo/web", "+out:shop/web ServiceInfo/web"]);
         world.apply(Input::Grant("bank".into(), "web".into(), Some(grant)), &mut changes);
         let web = SpiffeId::new("spiffe://mesh.leno/ns/shop/sa/web").unwrap();
-        assert_eq!(world.service_info("shop", "web").identities, [web.clone()]);
+        assert_eq!(world.service_info("shop", "web").identities, std::slice::from_ref(&web));
         let may = |id: &str, ns: &str, name: &str| {
             world.permits(&SpiffeId::new(id).unwrap(), &NamespacedName::new(ns, name).unwrap())
         };
