@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::own_certificate::OwnCertificate;
 
 /// Handshakes at one time: enough for a mesh that comes back together, too few to exhaust memory or CPU.
-const MAX_HANDSHAKES: usize = 256;
+const MAX_HANDSHAKES: usize = 1024;
 /// Established connections that wait for the server to take them.
 const WAITING: usize = 64;
 /// Pause after an accept that failed for want of descriptors or memory.

@@ -1,0 +1,393 @@
+//! A proxy's control thread against a real control plane: joining, subscribing, registering, renewing, leaving, and what each
+//! side refuses.
+
+#[path = "support/plane.rs"]
+mod plane;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use leno_api::RevocationRequest;
+use leno_discovery::client::{self as wire, Stream};
+use leno_discovery::proto::{self, client_message, server_message};
+use leno_discovery::session::ClientSettings;
+use leno_discovery::{ClientEvent, ClientSession, CollectionName, Entry, Key};
+use leno_model::Reason;
+use leno_net::tls::stream::Expect;
+use leno_proxy::control::connect::{Targets, connector};
+use leno_proxy::control::state_dir::StateDir;
+use leno_proxy::snapshot::DestinationState;
+
+use plane::{HOP, Member, Plane, local, service, settings, until};
+
+fn endpoints(member: &Member, name: &str) -> Option<usize> {
+    let snapshot = member.link.snapshots.borrow();
+    match &snapshot.outbound.get(&service(name))?.state {
+        DestinationState::Ready(plan) => Some(plan.ports.values().map(|p| p.endpoints.len()).max().unwrap_or(0)),
+        _ => None,
+    }
+}
+
+#[test]
+fn members_find_each_other_and_leave_at_once() {
+    local(async {
+        let plane = Plane::start().await;
+        let web = plane.join("web", Some(8080)).await;
+        web.handle.serve(HOP.parse().unwrap()).await;
+        web.handle.wait_for(|s| s.registered).await;
+        let inbound =
+            |m: &Member| m.link.snapshots.borrow().inbound.get(&service("web")).is_some_and(|p| !p.ports.is_empty());
+        until("the inbound plan", || inbound(&web)).await;
+
+        let cart = plane.join("cart", None).await;
+        cart.wish("web").await;
+        until("the endpoint", || endpoints(&cart, "web") == Some(1)).await;
+        {
+            let snapshot = cart.link.snapshots.borrow();
+            let DestinationState::Ready(plan) = &snapshot.outbound[&service("web")].state else { panic!() };
+            let identities: Vec<&str> = plan.identities.iter().map(|i| i.as_str()).collect();
+            assert_eq!(identities, ["spiffe://mesh.leno/ns/default/sa/web"]);
+            assert_eq!(plan.ports[&80].endpoints.as_slice()[0].transports[0].addr().to_string(), HOP);
+        }
+        // "Does not exist" is an answer, and not the last one.
+        cart.wish("later").await;
+        let missing = |m: &Member| {
+            let snapshot = m.link.snapshots.borrow();
+            snapshot.outbound.get(&service("later")).is_some_and(|d| matches!(d.state, DestinationState::Missing))
+        };
+        until("the answer that there is none", || missing(&cart)).await;
+        let later = plane.join("later", Some(9000)).await;
+        later.handle.serve(HOP.parse().unwrap()).await;
+        until("the service that appeared", || endpoints(&cart, "later") == Some(1)).await;
+
+        let before = std::time::Instant::now();
+        web.handle.drain().await;
+        assert!(before.elapsed() < Duration::from_secs(5), "the drain was acknowledged");
+        until("the endpoint to go", || endpoints(&cart, "web") == Some(0)).await;
+        assert!(!web.handle.status().registered);
+    });
+}
+
+#[test]
+fn a_control_plane_with_another_root_gets_no_secret() {
+    local(async {
+        let (real, false_one) = (Plane::start().await, Plane::start().await);
+        let token = real.token(&["web"]).await;
+        let place = tempfile::tempdir().unwrap();
+        let mut settings = settings(&false_one, place.path(), "web", None);
+        settings.token = Some(token);
+        let error = plane::prepare_error(settings).await;
+        assert_eq!(error.reason(), Reason::PeerUntrusted, "{error}");
+        let audit = false_one.api.audit(100).await.unwrap();
+        assert!(!audit.iter().any(|e| e.action == "enrolment"), "nothing was asked of it: {audit:?}");
+    });
+}
+
+#[test]
+fn a_token_is_good_for_one_key_and_one_identity() {
+    local(async {
+        let plane = Plane::start().await;
+        let token = plane.token(&["web"]).await;
+        let web = plane.join_with("web", Some(8080), token.clone()).await;
+        // Another key.
+        let place = tempfile::tempdir().unwrap();
+        let mut other = settings(&plane, place.path(), "web", None);
+        other.token = Some(token.clone());
+        let error = plane::prepare_error(other).await;
+        assert_eq!(error.reason(), Reason::TokenInvalid, "{error}");
+        // The stored identity needs no token, and is nobody else's.
+        let mut again = settings(&plane, web.place.path(), "web", None);
+        again.token = None;
+        plane::prepare(again).await.unwrap();
+        let error = plane::prepare_error(settings(&plane, web.place.path(), "cart", None)).await;
+        assert_eq!(error.reason(), Reason::UnauthorisedMember, "{error}");
+        // Neither token nor identity; and a token that is cut.
+        let empty = tempfile::tempdir().unwrap();
+        let mut none = settings(&plane, empty.path(), "web", None);
+        assert_eq!(plane::prepare_error(none.clone()).await.reason(), Reason::TokenInvalid);
+        none.token = Some(leno_proxy::settings::Secret::new(&token.reveal()[..40]));
+        assert_eq!(plane::prepare_error(none).await.reason(), Reason::TokenInvalid);
+        let refused = plane.api.audit(100).await.unwrap();
+        assert!(refused.iter().any(|e| e.action == "enrolment" && e.outcome == "token_invalid"), "{refused:?}");
+    });
+}
+
+/// A client of the protocol that says what it likes, with `member`'s certificate.
+struct Raw {
+    session: ClientSession,
+    stream: Stream,
+    resources: usize,
+}
+
+impl Raw {
+    async fn open(plane: &Plane, member: &Member, held: &BTreeMap<Key, Entry>, collection: &CollectionName) -> Self {
+        let context = member.link.snapshots.borrow().tls.clone().unwrap();
+        let targets = Targets::new(vec![plane.plane().discovery().to_string()]);
+        let now = std::time::Instant::now();
+        let mut session = ClientSession::new(ClientSettings::default(), now);
+        session.subscribe(collection, held.clone(), now);
+        session.connected();
+        let first = std::iter::from_fn(|| session.next_message()).collect();
+        let connector = connector(&targets, Expect::control_plane((*context).clone()));
+        let stream = wire::connect(&connector, first).await.unwrap();
+        Self { session, stream, resources: 0 }
+    }
+
+    async fn send(&mut self, kind: client_message::Kind) {
+        self.stream.outgoing.send(proto::ClientMessage { kind: Some(kind) }).await.unwrap();
+    }
+
+    async fn next(&mut self) -> ClientEvent {
+        loop {
+            let message = self.stream.next().await.unwrap().expect("the stream goes on");
+            self.resources += usize::from(matches!(message.kind, Some(server_message::Kind::Resource(_))));
+            match self.session.receive(message).unwrap() {
+                Some(ClientEvent::Welcome(_) | ClientEvent::Bundle(_)) | None => {}
+                Some(event) => return event,
+            }
+        }
+    }
+}
+
+#[test]
+fn a_credential_opens_its_own_service_and_no_other() {
+    local(async {
+        let plane = Plane::start().await;
+        let web = plane.join("web", Some(8080)).await;
+        web.handle.serve(HOP.parse().unwrap()).await;
+        web.handle.wait_for(|s| s.registered).await;
+        let bank = plane.join("bank", Some(8081)).await;
+        bank.handle.serve(HOP.parse().unwrap()).await;
+        bank.handle.wait_for(|s| s.registered).await;
+
+        let foreign = CollectionName::Inbound(service("bank"));
+        let mut raw = Raw::open(&plane, &web, &BTreeMap::new(), &foreign).await;
+        let event = raw.next().await;
+        assert!(matches!(&event, ClientEvent::Denied { reason, .. } if reason == "unauthorised_member"), "{event:?}");
+
+        let register = |namespace: &str, name: &str| {
+            client_message::Kind::Register(proto::Register {
+                instance: "evil".into(),
+                generation: u64::MAX,
+                namespace: namespace.into(),
+                services: vec![proto::RegisteredService { name: name.into(), ports: vec![] }],
+                addresses: vec![proto::TransportAddress {
+                    transport: "leno/1".into(),
+                    address: "127.0.0.1:6666".into(),
+                    port: 0,
+                }],
+                labels: [("app".to_owned(), "bank".to_owned())].into(),
+                ..proto::Register::default()
+            })
+        };
+        for (namespace, name) in [("default", "bank"), ("other", "web")] {
+            raw.send(register(namespace, name)).await;
+            let event = raw.next().await;
+            assert!(
+                matches!(&event, ClientEvent::Refused(r) if r.reason == "unauthorised_member"),
+                "{namespace}/{name}: {event:?}"
+            );
+        }
+        // A CSR for another identity.
+        let key = leno_identity::KeyPair::generate().unwrap();
+        let mut csr = leno_identity::csr::make(&key).unwrap();
+        *csr.last_mut().unwrap() ^= 1;
+        raw.send(client_message::Kind::Renew(proto::RenewCertificate { id: 5, csr: csr.into() })).await;
+        let event = raw.next().await;
+        assert!(matches!(&event, ClientEvent::Refused(r) if r.subject == "5"), "{event:?}");
+        // The stream goes on, and nobody was told of evil endpoints.
+        raw.send(client_message::Kind::Renew(proto::RenewCertificate {
+            id: 6,
+            csr: leno_identity::csr::make(&key).unwrap().into(),
+        }))
+        .await;
+        let event = raw.next().await;
+        assert!(matches!(&event, ClientEvent::Issued(i) if i.id == 6), "{event:?}");
+        let members = plane.api.members(None).await.unwrap();
+        assert!(members.iter().all(|m| m.instance != "evil"), "{members:?}");
+        let audit = plane.api.audit(100).await.unwrap();
+        assert!(audit.iter().any(|e| e.action == "register" && e.outcome == "unauthorised_member"), "{audit:?}");
+        assert!(audit.iter().any(|e| e.action == "subscribe" && e.principal.ends_with("/sa/web")), "{audit:?}");
+    });
+}
+
+#[test]
+fn a_resume_is_answered_with_what_changed() {
+    local(async {
+        let plane = Plane::start().await;
+        let web = plane.join("web", Some(8080)).await;
+        web.handle.serve(HOP.parse().unwrap()).await;
+        web.handle.wait_for(|s| s.registered).await;
+        let collection = CollectionName::Outbound(service("web"));
+        let mut raw = Raw::open(&plane, &web, &BTreeMap::new(), &collection).await;
+        // Endpoint, service and virtual address come by themselves, each a change of its own.
+        let settled = |raw: &Raw| {
+            let held = raw.session.held(&collection).unwrap();
+            let has = |kind: &str, text: &str| {
+                held.iter().any(|(k, e)| k.kind() == kind && String::from_utf8_lossy(&e.body).contains(text))
+            };
+            has("Endpoint", "") && has("ServiceInfo", "vips") && has("Service", "ports")
+        };
+        while !settled(&raw) {
+            raw.next().await;
+        }
+        let held = raw.session.held(&collection).unwrap().clone();
+        drop(raw);
+        let mut raw = Raw::open(&plane, &web, &held, &collection).await;
+        assert!(matches!(raw.next().await, ClientEvent::Update { changes, .. } if changes.is_empty()));
+        assert_eq!(raw.resources, 0, "nothing has changed");
+        plane
+            .apply(
+                "apiVersion: v1\nkind: Service\nmetadata: {name: web, labels: {a: b}}\nspec: {ports: [{port: 80}]}\n",
+            )
+            .await;
+        let event = raw.next().await;
+        let ClientEvent::Update { changes, .. } = event else { panic!("{event:?}") };
+        assert_eq!(changes.iter().map(|c| c.key.kind()).collect::<Vec<_>>(), ["Service"], "an edit is one message");
+    });
+}
+
+#[test]
+fn a_restart_serves_what_was_stored_without_the_control_plane() {
+    local(async {
+        let mut plane = Plane::start().await;
+        let web = plane.join("web", Some(8080)).await;
+        web.handle.serve(HOP.parse().unwrap()).await;
+        let cart = plane.join("cart", None).await;
+        cart.wish("web").await;
+        until("the endpoint", || endpoints(&cart, "web") == Some(1)).await;
+        let dir = StateDir::open(cart.place.path()).unwrap();
+        let outbound = CollectionName::Outbound(service("web"));
+        let stored =
+            |kind: &str| dir.collections().iter().any(|(n, e)| *n == outbound && e.keys().any(|k| k.kind() == kind));
+        until("the file", || stored("Endpoint")).await;
+        plane.stop().await;
+        cart.handle.wait_for(|s| !s.connected && s.problem.is_some()).await;
+        assert_eq!(endpoints(&cart, "web"), Some(1), "nothing is forgotten because nobody answers");
+
+        let Member { place, .. } = cart;
+        let again = plane::run(settings(&plane, place.path(), "cart", None), place).await;
+        assert_eq!(endpoints(&again, "web"), Some(1));
+        let snapshot = again.link.snapshots.borrow().clone();
+        let tls = snapshot.tls.clone().unwrap();
+        assert_eq!(tls.identity().spiffe().as_str(), "spiffe://mesh.leno/ns/default/sa/cart");
+        again.handle.wait_for(|s| s.collections[&outbound.to_string()].state == "stored").await;
+
+        // It comes back with the same data, and nothing was lost.
+        plane.restart().await;
+        again.handle.wait_for(|s| s.connected && s.collections[&outbound.to_string()].state == "current").await;
+        assert_eq!(endpoints(&again, "web"), Some(1), "the registration survived the restart");
+        web.handle.wait_for(|s| s.registered).await;
+    });
+}
+
+#[test]
+fn leaves_are_renewed_with_new_keys_and_a_root_is_rotated_under_way() {
+    local(async {
+        let plane = Plane::start_with(|s| {
+            s.leaf_ttl = Duration::from_secs(5);
+            s.registration_grace = Duration::from_secs(1);
+        })
+        .await;
+        let web = plane.join("web", Some(8080)).await;
+        web.handle.serve(HOP.parse().unwrap()).await;
+        web.handle.wait_for(|s| s.registered).await;
+        let tls = || web.link.snapshots.borrow().tls.clone().unwrap();
+        let first = tls();
+        web.handle.wait_for(|s| s.renewals >= 2).await;
+        let now = tls();
+        assert_ne!(first.identity().serial(), now.identity().serial());
+        assert!(now.generation() > first.generation());
+        let spki =
+            |t: &leno_net::tls::TlsContext| leno_identity::certificate::spki_pin(&t.identity().chain()[0]).unwrap();
+        assert_ne!(spki(&first), spki(&now), "every leaf has a key of its own");
+
+        let old = plane.api.ca().await.unwrap().roots;
+        assert_eq!(old.len(), 1);
+        plane.api.rotate_root().await.unwrap();
+        loop {
+            let roots = plane.api.ca().await.unwrap().roots;
+            if roots.len() == 1 && roots[0].pin != old[0].pin {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        until("the bundle without the old root", || {
+            let tls = tls();
+            let bundle = tls.bundle();
+            let roots = bundle.roots(&tls.identity().trust_domain());
+            roots.len() == 1 && roots[0].pin().to_string() != old[0].pin
+        })
+        .await;
+        assert!(tls().check_own_validity().is_ok());
+        assert!(web.handle.status().connected, "no stream was lost to it");
+    });
+}
+
+#[test]
+fn an_expired_leaf_renews_and_then_is_a_member_again() {
+    local(async {
+        let mut plane = Plane::start_with(|s| s.leaf_ttl = Duration::from_secs(5)).await;
+        let web = plane.join("web", None).await;
+        web.handle.wait_for(|s| s.connected).await;
+        plane.stop().await;
+        let tls = || web.link.snapshots.borrow().tls.clone().unwrap();
+        until("the leaf to expire", || tls().check_own_validity().is_err()).await;
+        let expired = tls().identity().serial().clone();
+        plane.restart().await;
+        web.handle.wait_for(|s| s.connected).await;
+        assert_ne!(*tls().identity().serial(), expired);
+        assert!(tls().check_own_validity().is_ok());
+    });
+}
+
+#[test]
+fn a_revoked_identity_is_sent_away_and_everybody_is_told() {
+    local(async {
+        let plane = Plane::start().await;
+        let web = plane.join("web", Some(8080)).await;
+        web.handle.serve(HOP.parse().unwrap()).await;
+        web.handle.wait_for(|s| s.registered).await;
+        let cart = plane.join("cart", None).await;
+        cart.handle.wait_for(|s| s.connected).await;
+        let identity = web.handle.status().identity.clone();
+        let request = RevocationRequest { identity: Some(identity.clone()), serial: None, comment: String::new() };
+        plane.api.revoke(&request).await.unwrap();
+        web.handle
+            .wait_for(|s| !s.connected && s.problem.as_deref().is_some_and(|p| p.starts_with("certificate_revoked")))
+            .await;
+        until("the revocation", || {
+            let tls = cart.link.snapshots.borrow().tls.clone().unwrap();
+            tls.bundle().revoked.identities.iter().any(|i| i.as_str() == identity)
+        })
+        .await;
+    });
+}
+
+#[test]
+fn silence_and_garbage_on_the_port_hold_nobody_up() {
+    local(async {
+        use tokio::io::AsyncWriteExt as _;
+        let plane = Plane::start().await;
+        let address = plane.plane().discovery();
+        let mut noise = Vec::new();
+        for n in 0..300u32 {
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            if n % 3 == 0 {
+                let garbage: Vec<u8> = (0..600).map(|i| u8::try_from((i * 7 + n) % 251).unwrap()).collect();
+                stream.write_all(&garbage).await.unwrap();
+            }
+            noise.push(stream);
+        }
+        let web = plane.join("web", Some(8080)).await;
+        web.handle.serve(HOP.parse().unwrap()).await;
+        web.handle.wait_for(|s| s.registered).await;
+        // Every one of them is cut off by the server.
+        for mut stream in noise {
+            let mut rest = Vec::new();
+            let end = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest);
+            let _ = tokio::time::timeout(Duration::from_secs(30), end).await.expect("it was never cut off");
+        }
+        assert!(web.handle.status().connected);
+    });
+}
