@@ -67,7 +67,8 @@ where
     };
     loop {
         let after = match connection.next_request().await {
-            Ok(Some(parsed)) => connection.exchange(parsed, &handler).await,
+            // Boxed: the handler's state is by far the largest, and an idle connection must not hold room for it.
+            Ok(Some(parsed)) => Box::pin(connection.exchange(parsed, &handler)).await,
             Ok(None) => return,
             Err(refusal) => {
                 connection.settings.tell_refused(&refusal);
