@@ -36,7 +36,7 @@ pub(crate) type Fault = Box<Diagnostic>;
 pub(crate) struct Item {
     version: u64,
     /// What is in use.
-    pub good: Option<Good>,
+    pub good: Option<Arc<Good>>,
     /// Why the latest version is not.
     pub fault: Option<Diagnostic>,
 }
@@ -84,6 +84,16 @@ impl Collection {
     /// Takes in one resource as sent: JSON of a [`Resource`]. Gives the diagnostic to refuse it with, if it cannot be used.
     pub fn upsert(&mut self, key: ResourceRef, version: u64, json: &[u8]) -> Option<&Diagnostic> {
         let decoded = decode(&key, json);
+        self.insert(key, version, decoded)
+    }
+
+    /// Takes in a resource that is decoded already.
+    pub(crate) fn insert(
+        &mut self,
+        key: ResourceRef,
+        version: u64,
+        decoded: Result<Arc<Good>, Fault>,
+    ) -> Option<&Diagnostic> {
         let security = is_security(&key.kind);
         let item = self.items.entry(key).or_insert(Item { version, good: None, fault: None });
         item.version = version;
@@ -128,7 +138,7 @@ impl Collection {
 
     /// The resources in use.
     pub(crate) fn good(&self) -> impl Iterator<Item = (&ResourceRef, &Good)> {
-        self.items.iter().filter_map(|(key, item)| item.good.as_ref().map(|good| (key, good)))
+        self.items.iter().filter_map(|(key, item)| item.good.as_deref().map(|good| (key, good)))
     }
 
     /// The resources about security that cannot be used: each closes the whole service.
@@ -141,7 +151,7 @@ fn is_security(kind: &str) -> bool {
     SECURITY_KINDS.contains(&kind)
 }
 
-fn decode(key: &ResourceRef, json: &[u8]) -> Result<Good, Fault> {
+pub(crate) fn decode(key: &ResourceRef, json: &[u8]) -> Result<Arc<Good>, Fault> {
     let fault = |code, message: String| Box::new(Diagnostic::about(key.clone(), Severity::Error, code, "", message));
     let resource = Resource::from_json(json).map_err(|e| fault(Code::Undecodable, e.to_string()))?;
     if resource.reference() != *key {
@@ -159,7 +169,7 @@ fn decode(key: &ResourceRef, json: &[u8]) -> Result<Good, Fault> {
         Body::Access(spec) => access::probe(key, spec)?,
         _ => {}
     }
-    Ok(good)
+    Ok(Arc::new(good))
 }
 
 fn decode_body(kind: Kind, resource: &Resource) -> Result<Body, String> {

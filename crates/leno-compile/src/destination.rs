@@ -7,6 +7,7 @@ use leno_model::diagnostic::{Code, Diagnostic, Severity};
 use leno_model::kinds::EndpointSpec;
 use leno_model::kinds::endpoint::EndpointTransport;
 use leno_model::kinds::service::{ServicePort, Transport as PortTransport};
+use leno_model::ports::application_ports;
 use leno_model::{NamespacedName, ResourceRef, SpiffeId};
 use leno_plan::{DestinationPlan, DestinationPort, Endpoint, EndpointSet, RouteTable, Transport};
 
@@ -29,7 +30,8 @@ pub fn compile_destination(
 
     let ports = service_ports(service, collection);
     let mut tables = route::tables(service, collection, &ports, &policy.retry, &mut diagnostics);
-    let endpoints = endpoints(service, collection, &mut diagnostics);
+    let list: Vec<ServicePort> = ports.values().cloned().collect();
+    let endpoints = endpoints(service, &list, collection, &mut diagnostics);
     let ports = ports
         .into_iter()
         .map(|(number, port)| {
@@ -54,10 +56,10 @@ pub fn compile_destination(
     (plan, diagnostics)
 }
 
-/// The ports of a service by number: what its Service declares, and what registrations add.
+/// The ports of a service by number: what its Service declares; without that, what registrations say.
 pub(crate) fn service_ports(service: &NamespacedName, collection: &Collection) -> BTreeMap<u16, ServicePort> {
     let mut ports = BTreeMap::new();
-    let mut add = |list: &[ServicePort]| {
+    let take = |ports: &mut BTreeMap<u16, ServicePort>, list: &[ServicePort]| {
         for port in list.iter().filter(|p| p.protocol == PortTransport::Tcp && p.port != 0) {
             ports.entry(port.port).or_insert_with(|| port.clone());
         }
@@ -71,7 +73,10 @@ pub(crate) fn service_ports(service: &NamespacedName, collection: &Collection) -
         Body::Info(spec) => Some(&spec.ports),
         _ => None,
     });
-    declared.chain(registered).for_each(|list| add(list));
+    declared.for_each(|list| take(&mut ports, list));
+    if ports.is_empty() {
+        registered.for_each(|list| take(&mut ports, list));
+    }
     ports
 }
 
@@ -107,6 +112,8 @@ fn identities(
 /// An endpoint, and what differs by port.
 struct Instance<'c> {
     spec: &'c EndpointSpec,
+    /// Service port → application port; `None`: every port.
+    serves: Option<BTreeMap<u16, u16>>,
     labels: Arc<BTreeMap<String, String>>,
     sni: Arc<str>,
     /// The same for every port, if it is reached by the hop alone.
@@ -115,6 +122,7 @@ struct Instance<'c> {
 
 fn endpoints<'c>(
     service: &NamespacedName,
+    ports: &[ServicePort],
     collection: &'c Collection,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Vec<Instance<'c>> {
@@ -132,7 +140,9 @@ fn endpoints<'c>(
             diagnostics.push(Diagnostic::about(key.clone(), Severity::Warning, Code::UnsupportedValue, path, message));
             continue;
         }
+        let serves = (!spec.ports.is_empty()).then(|| application_ports(ports, &spec.ports));
         let mut instance = Instance {
+            serves,
             spec,
             labels: Arc::new(spec.labels.clone()),
             sni: spec.workload_id.as_str().into(),
@@ -148,7 +158,7 @@ fn endpoints<'c>(
 
 impl Instance<'_> {
     fn for_port(&self, port: u16) -> Option<Arc<Endpoint>> {
-        let serves = self.spec.ports.is_empty() || self.spec.ports.contains(&port);
+        let serves = self.serves.as_ref().is_none_or(|ports| ports.contains_key(&port));
         if !serves { None } else { self.shared.clone().or_else(|| self.build(port)) }
     }
 

@@ -1,12 +1,14 @@
 //! Resources judged together, without a mesh: what `leno lint` says of files, and the control plane of what it stores.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use leno_model::diagnostic::{Code, Diagnostic, Severity};
 use leno_model::kinds::{GrpcRouteSpec, HttpRouteSpec, ServiceSpec, references::BackendRef};
 use leno_model::resource::{Resource, ResourceRef};
 use leno_model::{Kind, NamespacedName, Target, TrustDomain, targets};
 
+use crate::collection::{Body, Fault, Good, decode};
 use crate::{Collection, MeshDefaults, compile_destination, compile_inbound};
 
 /// What is wrong with these resources together: what does not compile, what conflicts, what refers to nothing. A Service that is not
@@ -19,8 +21,9 @@ pub fn lint(resources: &[Resource]) -> Vec<Diagnostic> {
         absent_references(resource, &known, &mut found);
     }
     let mesh = MeshDefaults::new(TrustDomain::default());
+    let index = Index::new(resources);
     for service in concerned(resources, &known) {
-        let collection = assemble(&service, resources);
+        let collection = index.collection(&service);
         found.extend(compile_destination(&service, &collection, &mesh).1);
         found.extend(compile_inbound(&service, &collection, &mesh, &[]).1);
     }
@@ -30,27 +33,59 @@ pub fn lint(resources: &[Resource]) -> Vec<Diagnostic> {
     found
 }
 
-/// The collection of a service out of all resources: what is attached to it, and what its routes need.
-#[must_use]
-pub fn assemble(service: &NamespacedName, resources: &[Resource]) -> Collection {
-    let mut collection = Collection::new();
-    for (version, resource) in (1..).zip(resources) {
-        let own = resource.metadata.namespace == service.namespace.as_str()
-            && resource.metadata.name == service.name.as_str();
-        let wanted = match resource.known_kind() {
-            Some(Kind::Service | Kind::ServiceInfo) => own,
-            Some(Kind::ReferenceGrant) => true,
-            Some(Kind::Endpoint) => {
-                resource.metadata.namespace == service.namespace.as_str()
-                    && resource.spec.get("service").and_then(|s| s.as_str()) == Some(service.name.as_str())
+/// Every resource decoded once, found by what it acts on: the cost of all collections is their size, not its square.
+struct Index {
+    decoded: Vec<(ResourceRef, Result<Arc<Good>, Fault>)>,
+    by_target: BTreeMap<Target, Vec<usize>>,
+    grants: BTreeMap<String, Vec<usize>>,
+}
+
+impl Index {
+    fn new(resources: &[Resource]) -> Self {
+        let mut index = Self { decoded: Vec::new(), by_target: BTreeMap::new(), grants: BTreeMap::new() };
+        for (position, resource) in resources.iter().enumerate() {
+            let key = resource.reference();
+            let own = || Target::Service { namespace: key.namespace.clone(), name: key.name.clone() };
+            match resource.known_kind() {
+                Some(Kind::Service | Kind::ServiceInfo) => index.by_target.entry(own()).or_default().push(position),
+                Some(Kind::ReferenceGrant) => index.grants.entry(key.namespace.clone()).or_default().push(position),
+                _ => {
+                    for target in targets(resource) {
+                        index.by_target.entry(target).or_default().push(position);
+                    }
+                }
             }
-            _ => targets(resource).iter().any(|t| t.includes(service.namespace.as_str(), service.name.as_str())),
-        };
-        if wanted {
-            collection.upsert(resource.reference(), version, &resource.to_json());
+            let decoded = decode(&key, &resource.to_json());
+            index.decoded.push((key, decoded));
         }
+        index
     }
-    collection
+
+    /// The collection of a service: what is attached to it, and what its routes need.
+    fn collection(&self, service: &NamespacedName) -> Collection {
+        let (namespace, name) = (service.namespace.to_string(), service.name.to_string());
+        let ways = [Target::Service { namespace: namespace.clone(), name }, Target::Namespace(namespace), Target::Mesh];
+        let mut wanted: Vec<usize> = ways.iter().filter_map(|t| self.by_target.get(t)).flatten().copied().collect();
+        let foreign: BTreeSet<&str> =
+            wanted.iter().filter_map(|i| self.decoded[*i].1.as_ref().ok()).flat_map(|g| foreign(g)).collect();
+        wanted.extend(foreign.into_iter().filter_map(|n| self.grants.get(n)).flatten());
+        let mut collection = Collection::new();
+        for position in wanted {
+            let (key, decoded) = &self.decoded[position];
+            collection.insert(key.clone(), 1, decoded.clone());
+        }
+        collection
+    }
+}
+
+/// Other namespaces that a route refers to.
+fn foreign(good: &Good) -> Vec<&str> {
+    let backends: Vec<&BackendRef> = match &good.body {
+        Body::HttpRoute(spec) => spec.rules.iter().flat_map(|r| &r.backend_refs).collect(),
+        Body::GrpcRoute(spec) => spec.rules.iter().flat_map(|r| &r.backend_refs).collect(),
+        _ => Vec::new(),
+    };
+    backends.into_iter().filter_map(|b| b.namespace.as_deref()).collect()
 }
 
 /// The ports of each Service among the resources.

@@ -20,7 +20,6 @@ pub mod ports;
 pub mod reason;
 pub mod resource;
 pub mod schema;
-pub mod status;
 pub mod time_span;
 pub mod validate;
 pub mod yaml;

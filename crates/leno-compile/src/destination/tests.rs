@@ -33,9 +33,10 @@ fn ports_come_from_service_and_registrations() {
         resource(Kind::Service, "bank/web", json!({"ports": [{"port": 2}]})),
     ]);
     let ports: Vec<_> = plan.ports.iter().map(|(n, p)| (*n, p.protocol)).collect();
-    assert_eq!(ports, [(80, Some(AppProtocol::Grpc)), (90, None), (443, Some(AppProtocol::Tcp))]);
+    assert_eq!(ports, [(80, Some(AppProtocol::Grpc)), (443, Some(AppProtocol::Tcp))]);
     assert!(said.is_empty() && plan.member && plan.version == 7);
-    // Without a route everything goes to the service itself.
+    // Without a Service, what registrations say; without a route, everything goes to the service itself.
+    let (plan, _) = compile(&[info(json!([]), json!([{"port": 90}]))]);
     let rule = plan.ports[&90].routes.choose_tcp().unwrap();
     assert_eq!(rule.backends[0].target, leno_plan::BackendTarget::Service { service: web(), port: 90 });
 }
@@ -55,9 +56,11 @@ fn endpoints_serve_by_port_transport_and_readiness() {
     let mtls = json!({"addresses": [{"transport": "mtls", "address": "10.0.0.3:15009", "port": 80}, {"transport": "later/9", "address": "10.0.0.3:1"}]});
     let plain = json!({"addresses": [{"transport": "plain", "address": "10.0.0.4:80", "port": 80}]});
     let (plan, said) = compile(&[
-        service(json!([{"port": 80, "name": "a"}, {"port": 81, "name": "b"}])),
+        service(json!([{"port": 80, "name": "a"}, {"port": 81, "name": "b", "targetPort": 8081}])),
         endpoint("a", json!({"zone": "z1", "labels": {"v": "1"}, "workloadId": "w1"})),
-        endpoint("b", json!({"ports": [81]})),
+        endpoint("b", json!({"ports": [{"port": 81}]})),
+        // By target port, as the instance registered it.
+        endpoint("h", json!({"ports": [{"port": 8081}]})),
         endpoint("c", mtls),
         endpoint("d", plain),
         endpoint("e", json!({"ready": false})),
@@ -65,12 +68,12 @@ fn endpoints_serve_by_port_transport_and_readiness() {
         endpoint("bank/g", json!({})),
     ]);
     let keys = |port: u16| plan.ports[&port].endpoints.as_slice().iter().map(|e| e.key.to_string()).collect::<Vec<_>>();
-    assert_eq!((keys(80), keys(81)), (vec!["a".into(), "c".into()], vec!["a".into(), "b".into()]));
+    assert_eq!((keys(80), keys(81)), (vec!["a".into(), "c".into()], vec!["a".into(), "b".into(), "h".into()]));
     assert_eq!(said, ["d UnsupportedValue spec.addresses"]);
     let first = &plan.ports[&80].endpoints.as_slice()[0];
     assert_eq!((first.zone.as_deref(), first.labels["v"].as_str()), (Some("z1"), "1"));
     assert_eq!(first.transports, [Transport::Leno { addr: "10.0.0.1:15008".parse().unwrap(), sni: "w1".into() }]);
     // No transport of any endpoint is unprotected.
     let all = plan.ports.values().flat_map(|p| p.endpoints.as_slice()).flat_map(|e| &e.transports);
-    assert!(all.clone().count() == 4 && !all.clone().any(Transport::is_plain));
+    assert!(all.clone().count() == 5 && !all.clone().any(Transport::is_plain));
 }

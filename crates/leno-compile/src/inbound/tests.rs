@@ -13,7 +13,7 @@ fn own(ports: serde_json::Value) -> Vec<WorkloadPort> {
 #[test]
 fn ports_lead_to_the_application() {
     let c = collection(&[
-        service(json!([{"port": 80, "targetPort": 8080, "appProtocol": "http"}, {"port": 81}])),
+        service(json!([{"port": 80, "targetPort": 8080, "appProtocol": "http"}, {"port": 81}, {"port": 9}])),
         resource(Kind::TrafficPolicy, "t", json!({"limits": {"maxRequests": 3}})),
     ]);
     let (plan, diagnostics) =

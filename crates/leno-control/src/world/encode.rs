@@ -57,13 +57,12 @@ pub fn endpoints(workload: &Resource, spec: &WorkloadSpec) -> Vec<(String, Key, 
     spec.services
         .iter()
         .map(|service| {
-            let ports = service.ports.iter().map(|p| p.service_port.unwrap_or(p.port)).collect();
             let endpoint = EndpointSpec {
                 service: service.name.clone(),
                 instance: spec.instance.clone(),
                 generation: spec.generation,
                 addresses: spec.addresses.iter().map(EndpointAddress::clone).collect(),
-                ports,
+                ports: service.ports.clone(),
                 labels: workload.metadata.labels.clone(),
                 zone: spec.zone.clone(),
                 workload_id: spec.workload_id.clone(),

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::workload::WorkloadPort;
+
 /// One instance of one service. Its namespace is the service's. What it says of itself authorises nothing: a peer's identity is
 /// checked against the service's authorised identities.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,9 +23,9 @@ pub struct EndpointSpec {
     /// Where it is reached, by transport.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<EndpointAddress>,
-    /// The service ports it serves; all if empty.
+    /// The ports it registered for the service; which service ports they serve follows from the Service. All if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<u16>,
+    pub ports: Vec<WorkloadPort>,
     /// The workload's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
