@@ -217,14 +217,16 @@ fn request(entry: &AccessTo) -> Result<RequestMatch, String> {
     for text in &entry.paths {
         let pattern: Pattern = text.parse().map_err(|e: leno_model::pattern::PatternError| e.to_string())?;
         let compiled = match &pattern {
-            // As a condition, not as its absence: it still asks for a request.
-            Pattern::Any => PathMatch::prefix("/"),
+            // A condition, not the absence of one: it still asks for a request. Also fits `OPTIONS *`, which is below no prefix.
+            Pattern::Any => Ok(PathMatch::Suffix(Box::default())),
             Pattern::Exact(path) => PathMatch::exact(path),
             Pattern::Prefix(path) if path.ends_with('/') => PathMatch::prefix(path),
             Pattern::Prefix(_) => {
                 return Err(format!("the path prefix `{}` does not end with `/*`", text.escape_debug()));
             }
-            Pattern::Suffix(path) => Ok(PathMatch::Suffix(path.as_bytes().into())),
+            Pattern::Suffix(path) => {
+                Ok(PathMatch::Suffix(leno_plan::path::decode(path.as_bytes()).into_owned().into()))
+            }
         };
         paths.push(compiled.map_err(|e| format!("`{}`: {e}", text.escape_debug()))?);
     }

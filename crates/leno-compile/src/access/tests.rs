@@ -132,6 +132,12 @@ fn ports_methods_and_paths_are_conditions() {
             assert_eq!(may(&plan, "shop/a", port, request), expected, "{to} {port} {request:?}");
         }
     }
+    let (any, _) = plan(&[policy("p", json!([{"action": "deny", "to": [{"paths": ["*"]}]}]))], &mesh());
+    assert!(!may(&any, "shop/a", 80, Some(("OPTIONS", "*"))) && !may(&any, "shop/a", 80, Some(("GET", "/"))));
+    let (escaped, _) = plan(&[policy("p", json!([{"action": "deny", "to": [{"paths": ["*.a%62c"]}]}]))], &mesh());
+    assert!(
+        !may(&escaped, "shop/a", 80, Some(("GET", "/x.abc"))) && may(&escaped, "shop/a", 80, Some(("GET", "/x.abd")))
+    );
     // On plain TCP a deny with conditions on requests always fits (D15).
     let (plan, _) = plan(&[policy("p", json!([{"action": "deny", "to": [{"paths": ["/admin/*"]}]}]))], &mesh());
     assert!(
