@@ -18,6 +18,9 @@ use crate::body::{Body, BodyError, Frame, PollFrame};
 /// One per worker thread; large enough that a bulk stream costs few calls (DESIGN section 6).
 pub const SCRATCH: usize = 64 * 1024;
 
+/// Silence after which the kernel probes a stream's peer.
+const KEEPALIVE_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
+
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
@@ -114,6 +117,15 @@ pub async fn write_all(io: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Has the kernel probe a silent peer: streams have no idle timeout (DESIGN section 7), so nothing else finds one that vanished
+/// without a FIN. First after 60 s, gone after 60 s more; a laptop's short sleep survives that.
+pub fn probe_when_silent(io: &TcpStream) {
+    let probes =
+        socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_AFTER / 4).with_retries(4);
+    // A socket that does not take the option is one that is closed already.
+    let _ = socket2::SockRef::from(io).set_tcp_keepalive(&probes);
 }
 
 /// Ends the sending side (FIN); the peer may go on sending.

@@ -17,7 +17,7 @@ use crate::body::{Body, BodyStream, PollFrame, Request, Response};
 use crate::h1::{Framing, IncomingBody, Source, connect};
 use crate::head::{BodyLength, RequestHead, ResponseHead};
 use crate::pump::Pump;
-use crate::raw::{WriteOutError, reset, write_out};
+use crate::raw::{WriteOutError, probe_when_silent, reset, write_out};
 use crate::refusal::{Refusal, StreamError};
 use crate::serve::ServerSettings;
 
@@ -31,6 +31,7 @@ where
     F: Future<Output = Result<Response, Refusal>>,
 {
     let _ = io.set_nodelay(true);
+    probe_when_silent(&io);
     let io = Rc::new(io);
     let source = Source::new(Rc::clone(&io), Reason::DownstreamReset);
     let body = Body::H1(source.begin(Framing::Raw));

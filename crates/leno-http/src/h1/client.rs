@@ -28,7 +28,7 @@ use super::source::{Framing, HeadEnd, IncomingBody, Source};
 use crate::body::{Body, InterimSink, PollFrame, Request, Response};
 use crate::head::BodyLength;
 use crate::pump::{Gate, Pump};
-use crate::raw::{end_sending, reset};
+use crate::raw::{end_sending, probe_when_silent, reset};
 use crate::refusal::StreamError;
 
 /// Interim responses to one request; more is an upstream gone wrong. Twice what any sink passes on.
@@ -247,6 +247,7 @@ pub async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, 
     match tokio::time::timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(io)) => {
             let _ = io.set_nodelay(true);
+            probe_when_silent(&io);
             Ok(io)
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {

@@ -33,7 +33,7 @@ use super::send::{SendError, Writer};
 use super::source::{Framing, HeadEnd, Source};
 use crate::body::{Body, Frame, InterimSink, Request, Response};
 use crate::head::{BodyLength, Method, ResponseHead, Version};
-use crate::raw::{end_sending, reset, with_scratch};
+use crate::raw::{end_sending, probe_when_silent, reset, with_scratch};
 use crate::refusal::Refusal;
 use crate::serve::{DrainWatch, ServerSettings};
 
@@ -307,6 +307,7 @@ impl Connection {
         let mut writer = Writer::new(&io, &progress, stall);
         let mut keep_alive = false;
         if is_switch {
+            probe_when_silent(&io);
             writer.switch(&head);
             self.source.open_gate();
         } else {
