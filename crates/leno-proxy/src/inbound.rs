@@ -163,7 +163,8 @@ async fn to_app(
     request.head.fields.append(SOURCE_IDENTITY, peer.identity.spiffe.as_str().as_bytes());
     request.body = exchange.count_request(request.body);
     let protocol = port.protocol.unwrap_or(meta.protocol);
-    let sending = worker.plain.send(app, protocol, request);
+    // Pinned once: moved into two branches it would take its place in this future twice.
+    let sending = std::pin::pin!(worker.plain.send(app, protocol, request));
     let answered = match exchange.deadline {
         Some(at) => match tokio::time::timeout_at(at, sending).await {
             Ok(answered) => answered,

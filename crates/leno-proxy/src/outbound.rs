@@ -116,14 +116,17 @@ async fn stages(
     };
     let (service, port) = match goal {
         Goal::Service { service, port } => (service, port),
-        Goal::Outside { host, port } => return egress::request(worker, exchange, &host, port, request).await,
+        Goal::Outside { host, port } => {
+            // Boxed, as every branch that few requests take: it would make the future of all others larger.
+            return Box::pin(egress::request(worker, exchange, &host, port, request)).await;
+        }
     };
     exchange.facts.service = Some(service.clone());
     let called = worker.plan(&service).await?;
     let (port, destination) = destination::port_of(&called, port)?;
     exchange.facts.port = port;
     if request.head.method == Method::Connect {
-        return tcp::tunnel(worker, exchange, &called, port, request).await;
+        return Box::pin(tcp::tunnel(worker, exchange, &called, port, request)).await;
     }
     if destination.protocol == Some(AppProtocol::Tcp) {
         return Err(Refusal::new(Reason::MalformedRequest, format!("port {port} of {service} is declared tcp")));
@@ -193,4 +196,20 @@ fn admit(exchange: &mut Exchange, call: &Call) -> Result<(), Refusal> {
     exchange.hold(Hold::Permit(permit));
     exchange.hold(Hold::Active(call.budget.begin()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// One is allocated per request and one per connection: what few requests need is boxed.
+    #[test]
+    fn futures_stay_small() {
+        let (request, connection) = (size(handle), size(connection::serve));
+        assert!(request <= 6 * 1024 && connection <= 6 * 1024, "request {request}, connection {connection}");
+    }
 }

@@ -36,13 +36,16 @@ pub enum Active {
     Stream(OpenConnection),
 }
 
+/// An edge and its cells.
+type Known = (Edge, Rc<EdgeMetrics>);
+
 /// One worker's end.
 pub struct Recording {
     metrics: WorkerMetrics,
     process: Arc<Metrics>,
     log: LogSender,
     /// The edge of the last exchange of each direction: most have the same one.
-    last: RefCell<[Option<(Edge, Rc<EdgeMetrics>)>; 2]>,
+    last: RefCell<[Option<Known>; 2]>,
 }
 
 impl Recording {

@@ -120,9 +120,13 @@ impl Worker {
 
     /// The plan of a destination. First use subscribes to it and waits up to a second (D2).
     pub async fn plan(&self, service: &NamespacedName) -> Result<Arc<DestinationPlan>, Refusal> {
-        if let Some(known) = self.known_plan(service) {
-            return known;
+        match self.known_plan(service) {
+            Some(known) => known,
+            None => Box::pin(self.first_plan(service)).await,
         }
+    }
+
+    async fn first_plan(&self, service: &NamespacedName) -> Result<Arc<DestinationPlan>, Refusal> {
         let deadline = Instant::now() + defaults::FIRST_USE_TIMEOUT;
         // A full queue is not an error of this request: another one's wish may be for the same destination.
         let _ = self.wishes.try_send(Wish::Destination(service.clone()));

@@ -1,5 +1,7 @@
 //! HTTP/2 and gRPC of all kinds through two real data planes.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 #[path = "support/mesh.rs"]
 #[expect(dead_code, reason = "shared by several tests")]
 mod mesh;

@@ -1,5 +1,7 @@
 //! HTTP/1.1 through two real data planes to a real application.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 #[path = "support/app.rs"]
 #[expect(dead_code, reason = "shared by several tests")]
 mod app;

@@ -1,5 +1,7 @@
 //! Timeouts, limits, ejection, filters and slow peers through two real data planes.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 #[path = "support/app.rs"]
 #[expect(dead_code, reason = "shared by several tests")]
 mod app;

@@ -1,5 +1,7 @@
 //! TCP, the forward proxy, policies and drains through two real data planes.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 #[path = "support/app.rs"]
 mod app;
 #[path = "support/client.rs"]

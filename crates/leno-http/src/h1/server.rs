@@ -237,7 +237,9 @@ impl Connection {
             InterimSink::new(move |head| outbox.push(head))
         });
         let body = if has_body { Body::H1(body) } else { Body::Empty };
-        match self.handle(handler(Request { head: parsed.head, body, interim }), &outbox).await {
+        // Pinned before it is lent: handed over by value it would take its place in this future twice.
+        let work = pin!(handler(Request { head: parsed.head, body, interim }));
+        match self.handle(work, &outbox).await {
             Ok(Ok(response)) => self.answer(asked, response).await,
             Ok(Err(refusal)) => self.answer(asked, refusal.into_response(asked.is_grpc)).await,
             Err(Cut::Early) => self.refuse(Refusal::new(Reason::MalformedRequest, EARLY)).await,
@@ -246,11 +248,10 @@ impl Connection {
     }
 
     /// Waits for the handler, passes interim responses on, and watches the client meanwhile.
-    async fn handle<F>(&self, handler: F, outbox: &Outbox) -> Result<Result<Response, Refusal>, Cut>
+    async fn handle<F>(&self, mut handler: Pin<&mut F>, outbox: &Outbox) -> Result<Result<Response, Refusal>, Cut>
     where
         F: Future<Output = Result<Response, Refusal>>,
     {
-        let mut handler = pin!(handler);
         let mut gone = pin!(self.client_gone());
         loop {
             let step = poll_fn(|cx| {

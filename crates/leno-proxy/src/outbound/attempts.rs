@@ -50,13 +50,15 @@ pub async fn run(
             head.fields.set("grpc-timeout", left.as_bytes());
         }
         let attempt = Request { head: head.clone(), body, interim: interim.clone() };
-        let outcome = limited(worker, exchange, call, &state, &picked, attempt).await;
+        let own = call.rule.attempt_timeout(&call.called.policy).map(|t| Instant::now() + t);
+        let outcome = limited(worker, exchange, call, &state, &picked, attempt, own).await;
         state.learn(worker, &picked, health(&outcome));
         let repeatable = Repeatable { method: head.method.as_str().as_bytes(), body_kept: bodies.can_repeat() };
         if !policy.wants_retry(verdict(&outcome), repeatable, done) {
             bodies.settle();
             return match outcome {
                 Ok(response) => {
+                    exchange.limit(own);
                     exchange.hold(Hold::Outstanding(picked));
                     Ok(response)
                 }
@@ -82,19 +84,14 @@ async fn limited(
     state: &OutboundPort,
     picked: &Outstanding,
     request: Request,
+    own: Option<Instant>,
 ) -> Result<Response, StreamError> {
-    let own = call.rule.attempt_timeout(&call.called.policy).map(|t| Instant::now() + t);
-    let whole = exchange.deadline;
-    let until = own.into_iter().chain(whole).min();
-    let sending = send(worker, exchange, call, state, picked, request);
+    let until = own.into_iter().chain(exchange.deadline).min();
+    // Pinned here once: moved into two branches it would take its place in this future twice.
+    let sending = std::pin::pin!(send(worker, exchange, call, state, picked, request));
     let Some(until) = until else { return sending.await };
     match tokio::time::timeout_at(until, sending).await {
-        Ok(answered) => {
-            if answered.is_ok() {
-                exchange.limit(own);
-            }
-            answered
-        }
+        Ok(answered) => answered,
         Err(_) => Err(StreamError::in_flight(Reason::RequestTimeout, "no answer in time")),
     }
 }
@@ -129,7 +126,8 @@ async fn send(
         Some(Way::Plain { address }) => {
             exchange.facts.upstream = Some(address);
             exchange.set_active();
-            worker.plain.send(address, call.protocol, request).await
+            // Boxed: few requests leave the mesh, and all would pay for the room.
+            Box::pin(worker.plain.send(address, call.protocol, request)).await
         }
         None => {
             let detail = "the endpoint offers no way that may be used";

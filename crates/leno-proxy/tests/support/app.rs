@@ -152,13 +152,13 @@ impl App {
                 "/slow" => {
                     // Never answers; ends when its peer goes.
                     let mut byte = [0];
-                    input.read(&mut byte).ok()?;
+                    let _ = input.read(&mut byte).ok()?;
                     return None;
                 }
                 "/drip" => {
                     out.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").ok()?;
                     let mut byte = [0];
-                    input.read(&mut byte).ok()?;
+                    let _ = input.read(&mut byte).ok()?;
                     return None;
                 }
                 _ => {
