@@ -98,7 +98,8 @@ fn outcome(rule: &RouteRule) -> String {
         .map(|b| {
             let share = if total == 0 { 0.0 } else { f64::from(b.weight) * 100.0 / total as f64 };
             let target = match &b.target {
-                BackendTarget::Service { service, port } => format!("{service}:{port}"),
+                BackendTarget::Service { service, port: Some(port) } => format!("{service}:{port}"),
+                BackendTarget::Service { service, port: None } => service.to_string(),
                 BackendTarget::Refused { detail } => format!("refused ({detail})"),
             };
             if rule.backends.len() == 1 { target } else { format!("{target} {share:.1}%") }

@@ -149,6 +149,7 @@ fn absent_backend(
     let message = match (known.get(&name), backend.port) {
         (None, _) => format!("no Service {name} here; its share of requests fails until there is one"),
         (Some(ports), Some(port)) if !ports.contains(&port) => format!("Service {name} has no port {port}"),
+        (Some(ports), None) if ports.len() != 1 => format!("Service {name} has {} ports: name one", ports.len()),
         _ => return,
     };
     found.push(Diagnostic::about(key.clone(), Severity::Warning, Code::BackendNotFound, path, message));

@@ -246,19 +246,18 @@ impl RouteContext<'_> {
         compiled
     }
 
-    fn backend(&self, backend: &BackendRef) -> Result<(NamespacedName, u16), (Code, String)> {
+    fn backend(&self, backend: &BackendRef) -> Result<(NamespacedName, Option<u16>), (Code, String)> {
         if !backend.is_service() {
             return Err((Code::InvalidKind, format!("a backend is a Service, not a {}", backend.kind)));
+        }
+        if backend.port == Some(0) {
+            return Err((Code::InvalidValue, "0 is not a port".to_owned()));
         }
         if !backend.filters.is_empty() {
             return Err((Code::UnsupportedValue, "filters of one backend are not supported".to_owned()));
         }
         let namespace = backend.namespace.as_deref().unwrap_or(&self.key.namespace);
         let service = NamespacedName::new(namespace, &backend.name).map_err(|e| (Code::InvalidValue, e.to_string()))?;
-        let port = backend
-            .port
-            .filter(|p| *p != 0)
-            .ok_or_else(|| (Code::InvalidValue, "a backend needs a port".to_owned()))?;
         let own = namespace == self.key.namespace;
         if !own && !(self.grants)(&self.key.kind, &self.key.namespace, namespace, &backend.name) {
             return Err((
@@ -266,7 +265,7 @@ impl RouteContext<'_> {
                 format!("no ReferenceGrant of {namespace} permits a reference to {service}"),
             ));
         }
-        Ok((service, port))
+        Ok((service, backend.port))
     }
 
     fn headers(&self, matches: &[NamedMatch], path: &str) -> Result<Vec<HeaderMatch>, Fault> {

@@ -104,7 +104,7 @@ reasons! {
     EgressDenied "egress_denied" Local true "NR" 502 7 "The destination is not in the mesh and egress is denied." "Add an ExternalService, or MeshConfig egress: allow.";
     ExposedApp "exposed_app" Local true "NR" 503 14 "The application listens off loopback, where callers bypass the mesh." "Bind it to 127.0.0.1, or pass --allow-exposed.";
     ControlPlaneUnreachable "control_plane_unreachable" ControlPlane true "NC" 503 14 "The destination is not known yet and the control plane does not answer." "leno status; is the control plane running?";
-    ConfigurationRejected "configuration_rejected" ControlPlane true "NC" 503 14 "The destination's configuration could not be compiled; it is closed until mended." "leno describe: see the conditions.";
+    ConfigurationRejected "configuration_rejected" ControlPlane true "NC" 500 14 "The destination's configuration, or the backend that its route chose, cannot be used; it is closed until mended." "leno describe: see the conditions.";
     UnauthorisedMember "unauthorised_member" Downstream true "NC" 403 7 "The member's credential does not permit what it asked for." "leno token create for the right service and namespace.";
     TokenInvalid "token_invalid" Downstream true "NC" 401 16 "The join token is unknown, expired, used up or not for this control plane." "leno token create.";
     LoopDetected "loop_detected" Downstream true "NR" 508 9 "The request came back to a proxy's own port." "Check the upstream's address.";

@@ -37,6 +37,14 @@ pub struct DestinationPlan {
 }
 
 impl DestinationPlan {
+    /// The port that a route means when this service is its backend: the one it names, else the only one.
+    #[must_use]
+    pub fn backend_port(&self, named: Option<u16>) -> Option<u16> {
+        let mut ports = self.ports.keys().copied();
+        let only = || ports.next().filter(|_| self.ports.len() == 1);
+        named.or_else(only)
+    }
+
     /// Other services that its routes send to, once each, in order: the collections to subscribe to as well.
     #[must_use]
     pub fn other_backends(&self) -> Vec<NamespacedName> {
@@ -223,5 +231,9 @@ mod tests {
             identities: Arc::from([]),
         };
         assert_eq!(plan.other_backends(), [name("web-v1"), name("web-v2")]);
+        assert_eq!((plan.backend_port(Some(9)), plan.backend_port(None)), (Some(9), Some(80)));
+        let mut several = plan.clone();
+        several.ports.insert(81, several.ports[&80].clone());
+        assert_eq!(several.backend_port(None), None);
     }
 }

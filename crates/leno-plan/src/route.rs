@@ -69,8 +69,8 @@ pub enum BackendTarget {
     Service {
         /// The service.
         service: NamespacedName,
-        /// Its port.
-        port: u16,
+        /// Its port; its only one if absent ([`crate::DestinationPlan::backend_port`]).
+        port: Option<u16>,
     },
     /// A reference that may not be used (absent, not granted, of an unknown kind). Its share of requests is refused with
     /// `configuration_rejected`: they must not silently go elsewhere (Gateway API, `backendRefs`).
@@ -117,7 +117,7 @@ impl RouteRule {
     /// A rule without conditions' consequences: everything to one service.
     #[must_use]
     pub fn to_service(name: &str, service: NamespacedName, port: u16) -> Self {
-        let target = BackendTarget::Service { service, port };
+        let target = BackendTarget::Service { service, port: Some(port) };
         Self {
             name: name.into(),
             filters: Vec::new(),
@@ -360,7 +360,7 @@ impl RouteTable {
     }
 
     /// Every service that some rule sends to, perhaps more than once.
-    pub fn backends(&self) -> impl Iterator<Item = (&NamespacedName, u16)> {
+    pub fn backends(&self) -> impl Iterator<Item = (&NamespacedName, Option<u16>)> {
         self.rules.iter().flat_map(|r| &r.backends).filter_map(|b| match &b.target {
             BackendTarget::Service { service, port } => Some((service, *port)),
             BackendTarget::Refused { .. } => None,

@@ -177,6 +177,9 @@ async fn resolve<'p>(
     if plan.service != called.service {
         exchange.facts.backend = Some(plan.service.clone());
     }
+    let port = plan
+        .backend_port(port)
+        .ok_or_else(|| rejected(format!("service {service} has not exactly one port; the route must name one")))?;
     let state = worker.port(&plan, port).ok_or_else(|| rejected(format!("service {service} has no port {port}")))?;
     let declared = plan.ports.get(&port).and_then(|p| p.protocol);
     let protocol = declared.unwrap_or(exchange.facts.protocol);

@@ -38,7 +38,7 @@ fn ports_come_from_service_and_registrations() {
     // Without a Service, what registrations say; without a route, everything goes to the service itself.
     let (plan, _) = compile(&[info(json!([]), json!([{"port": 90}]))]);
     let rule = plan.ports[&90].routes.choose_tcp().unwrap();
-    assert_eq!(rule.backends[0].target, leno_plan::BackendTarget::Service { service: web(), port: 90 });
+    assert_eq!(rule.backends[0].target, leno_plan::BackendTarget::Service { service: web(), port: Some(90) });
 }
 
 #[test]

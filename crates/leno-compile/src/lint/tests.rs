@@ -37,6 +37,12 @@ fn files_are_judged_together() {
             WEB.to_owned() + &route("{parentRefs: [{name: web}], rules: [{backendRefs: [{name: web, port: 81}]}]}"),
             vec!["r BackendNotFound spec.rules[0].backendRefs[0]"],
         ),
+        (WEB.to_owned() + &route("{parentRefs: [{name: web}], rules: [{backendRefs: [{name: web}]}]}"), vec![]),
+        (
+            WEB.replace("[{port: 80}]", "[{port: 80, name: a}, {port: 81, name: b}]")
+                + &route("{parentRefs: [{name: web}], rules: [{backendRefs: [{name: web}]}]}"),
+            vec!["r BackendNotFound spec.rules[0].backendRefs[0]"],
+        ),
         (
             WEB.to_owned()
                 + &route(

@@ -126,6 +126,7 @@ fn weights_and_references_that_cannot_be_used() {
             {"name": "secret", "namespace": "bank", "port": 84},
             {"name": "bucket", "kind": "Bucket", "group": "x"},
             {"name": "portless"},
+            {"name": "zero", "port": 0},
             {"name": "filtered", "port": 85, "filters": [{"type": "URLRewrite"}]},
         ]}]),
     );
@@ -135,7 +136,8 @@ fn weights_and_references_that_cannot_be_used() {
         let shown: Vec<String> = backends
             .iter()
             .map(|b| match &b.target {
-                BackendTarget::Service { service, port } => format!("{service}:{port}*{}", b.weight),
+                BackendTarget::Service { service, port: Some(port) } => format!("{service}:{port}*{}", b.weight),
+                BackendTarget::Service { service, port: None } => format!("{service}*{}", b.weight),
                 BackendTarget::Refused { .. } => format!("refused*{}", b.weight),
             })
             .collect();
@@ -151,6 +153,7 @@ fn weights_and_references_that_cannot_be_used() {
             "granted.bank:83*1",
             "refused*1",
             "refused*1",
+            "portless.shop*1",
             "refused*1",
             "refused*1"
         ]
@@ -160,8 +163,8 @@ fn weights_and_references_that_cannot_be_used() {
         [
             "a RefNotPermitted spec.rules[0].backendRefs[4]",
             "a InvalidKind spec.rules[0].backendRefs[5]",
-            "a InvalidValue spec.rules[0].backendRefs[6]",
-            "a UnsupportedValue spec.rules[0].backendRefs[7]",
+            "a InvalidValue spec.rules[0].backendRefs[7]",
+            "a UnsupportedValue spec.rules[0].backendRefs[8]",
         ]
     );
     let (shown, said) = targets(&[route]);

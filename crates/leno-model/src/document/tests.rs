@@ -158,7 +158,7 @@ fn routes_and_services_are_judged_closely() {
         )
     };
     for (rule, expected) in [
-        ("{backendRefs: [{name: web}]}", "port: required for a Service"),
+        ("{backendRefs: [{name: web, port: 0}]}", "0 is out of range"),
         ("{matches: [{path: {value: a}}]}", "does not start with"),
         ("{matches: [{headers: [{name: 'a b', value: x}]}]}", "not a header name"),
         ("{matches: [{headers: [{name: a, value: x}, {name: A, value: y}]}]}", "there twice"),

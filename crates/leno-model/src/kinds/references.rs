@@ -59,7 +59,7 @@ pub struct BackendRef {
     /// The namespace of the backend; another than the route's own needs a ReferenceGrant there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// The port of the backend Service. Required for a Service.
+    /// The port of the backend Service; its only one if absent. (Kubernetes asks for it.)
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,

@@ -168,9 +168,6 @@ fn backends(backends: &[BackendRef], path: &FieldPath, findings: &mut Findings<'
         if let Some(namespace) = &backend.namespace {
             label(namespace, &path.key("namespace"), findings);
         }
-        if backend.port.is_none() {
-            findings.error(Code::MissingField, &path.key("port"), "required for a Service");
-        }
     }
 }
 

@@ -111,7 +111,7 @@ fn a_service_without_routes_gets_everything_itself() {
     let raw = view("/%2f/../x", &NoHeaders);
     assert_eq!(&*table.choose(&raw).unwrap().rule.name, DIRECT_RULE);
     assert_eq!(table.choose_tcp().unwrap().backends.len(), 1);
-    assert_eq!(table.backends().collect::<Vec<_>>(), [(&web, 80)]);
+    assert_eq!(table.backends().collect::<Vec<_>>(), [(&web, Some(80))]);
     assert!(RouteTable::default().choose(&raw).is_none());
     let dangling = RouteEntry { condition: RouteMatch::default(), rule: 7 };
     assert!(RouteTable::new(vec![], vec![dangling]).choose(&raw).is_none());
@@ -139,7 +139,7 @@ fn precedence_is_that_of_gateway_api() {
 fn weighted(weights: &[u32]) -> RouteRule {
     let backends = weights.iter().enumerate().map(|(n, weight)| {
         let service = NamespacedName::new("shop", &format!("v{n}")).unwrap();
-        Backend { target: BackendTarget::Service { service, port: 80 }, weight: *weight, filters: vec![] }
+        Backend { target: BackendTarget::Service { service, port: Some(80) }, weight: *weight, filters: vec![] }
     });
     RouteRule { backends: backends.collect(), ..rule("web") }
 }

@@ -154,6 +154,9 @@ async fn resolve(
     if plan.service != called.service {
         exchange.facts.backend = Some(plan.service.clone());
     }
+    let backend_port = plan
+        .backend_port(backend_port)
+        .ok_or_else(|| rejected(format!("service {service} has not exactly one port; the route must name one")))?;
     let state = worker
         .port(&plan, backend_port)
         .ok_or_else(|| rejected(format!("service {service} has no port {backend_port}")))?;
