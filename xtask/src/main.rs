@@ -1,9 +1,10 @@
-//! Development tasks: `cargo xtask <tidy | codegen [--check] | docs [--check] | skips>`.
+//! Development tasks: `cargo xtask <tidy | licences | codegen [--check] | docs [--check] | skips>`.
 //!
 //! Each task is a module; this file only dispatches.
 
 mod codegen;
 mod docs;
+mod licences;
 mod skips;
 mod tidy;
 
@@ -25,9 +26,12 @@ fn main() -> ExitCode {
         ["codegen", "--check"] => codegen::run(true),
         ["docs"] => docs::run(&root(), false),
         ["docs", "--check"] => docs::run(&root(), true),
+        ["licences"] => licences::run(&root()),
         ["skips", file] => skips::run(&root(), Path::new(file)),
         _ => {
-            eprintln!("usage: cargo xtask tidy [--update] | codegen [--check] | docs [--check] | skips FILE");
+            eprintln!(
+                "usage: cargo xtask tidy [--update] | licences | codegen [--check] | docs [--check] | skips FILE"
+            );
             return ExitCode::from(2);
         }
     };
