@@ -23,7 +23,13 @@ pub struct Arguments {
 #[derive(Debug, Clone, Args)]
 pub struct ApiArguments {
     /// The control plane's API, http://HOST:PORT.
-    #[arg(long = "api-url", env = "LENO_API", default_value = "http://127.0.0.1:15101", global = true, hide_default_value = false)]
+    #[arg(
+        long = "api-url",
+        env = "LENO_API",
+        default_value = "http://127.0.0.1:15101",
+        global = true,
+        hide_default_value = false
+    )]
     pub url: String,
     /// File with the admin token; found by itself on the control plane's host.
     #[arg(long, env = "LENO_ADMIN_TOKEN_FILE", global = true)]

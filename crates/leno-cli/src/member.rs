@@ -7,9 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use leno_model::names::DEFAULT_NAMESPACE;
 use leno_model::{AppProtocol, Name, NamespacedName};
-use leno_proxy::settings::{
-    AccessLogTarget, ListenAt, LocalCallers, ProxySettings, Secret, ServedPort, Upstream,
-};
+use leno_proxy::settings::{AccessLogTarget, ListenAt, LocalCallers, ProxySettings, Secret, ServedPort, Upstream};
 
 use crate::Failure;
 
@@ -76,8 +74,8 @@ pub struct MemberArguments {
     /// Worker threads
     #[arg(long, default_value_t = 1)]
     pub workers: usize,
-    /// Access log: off, stdout, stderr or a file
-    #[arg(long, default_value = "off", value_name = "off|stdout|stderr|FILE")]
+    /// Access log: off, stdout or a file
+    #[arg(long, default_value = "off", value_name = "off|stdout|FILE")]
     pub access_log: String,
     /// Write TLS session secrets to this file, for a capture tool; whoever has it can read the traffic
     #[arg(long, value_name = "FILE")]
@@ -120,8 +118,7 @@ impl MemberArguments {
             "off" => None,
             text => Some(local(text).map_err(|e| Failure::Usage(format!("--forward-proxy: {e}")))?.into()),
         };
-        settings.upstreams =
-            self.upstreams.iter().map(|u| upstream(u, &self.namespace)).collect::<Result<_, _>>()?;
+        settings.upstreams = self.upstreams.iter().map(|u| upstream(u, &self.namespace)).collect::<Result<_, _>>()?;
         settings.allow_exposed = self.allow_exposed;
         settings.local_callers = match (&self.allow_any_local_caller, self.local_user) {
             (Some(reason), _) => LocalCallers::Everyone { reason: reason.clone() },
@@ -132,7 +129,6 @@ impl MemberArguments {
         settings.access_log = match self.access_log.as_str() {
             "off" => AccessLogTarget::Off,
             "stdout" => AccessLogTarget::Stdout,
-            "stderr" => AccessLogTarget::Stderr,
             file => AccessLogTarget::File(file.into()),
         };
         settings.drain.requests = self.drain_deadline;

@@ -22,7 +22,10 @@ pub fn run(arguments: ProxyArguments) -> Result<ExitCode, Failure> {
     if let Some(file) = &arguments.member.tls_key_log {
         leno_net::tls::log_keys_to(file)
             .map_err(|e| Failure::Usage(format!("--tls-key-log: cannot write {}: {e}", file.display())))?;
-        tracing::warn!("TLS session secrets are written to {}: whoever has the file can read the traffic", file.display());
+        tracing::warn!(
+            "TLS session secrets are written to {}: whoever has the file can read the traffic",
+            file.display()
+        );
     }
     leno_proxy::run(settings)?;
     Ok(ExitCode::SUCCESS)

@@ -126,7 +126,7 @@ impl Supervisor {
                 }
                 Event::Replace => match self.command.start().await {
                     Ok(successor) => {
-                        let predecessor = std::mem::replace(&mut self.proxy, successor);
+                        let mut predecessor = std::mem::replace(&mut self.proxy, successor);
                         predecessor.retire();
                         self.retiring.push(predecessor);
                         restart_delay = RESTART_FIRST;

@@ -237,6 +237,7 @@ impl ControlPlane {
     #[must_use]
     pub fn announcement(&self) -> String {
         serde_json::json!({
+            "leno": "ready",
             "api": format!("http://{}", self.api),
             "discovery": self.discovery.to_string(),
             "trustDomain": self.trust_domain.as_str(),

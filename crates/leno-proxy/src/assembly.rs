@@ -147,8 +147,26 @@ async fn wind_up(settings: &ProxySettings, plane: &DataPlane, handle: &ControlHa
         tracing::warn!("the control plane did not acknowledge the deregistration in time");
     }
     plane.drain(Side::Inbound, deadlines).await;
+    if settings.supervised {
+        program_ended().await;
+    }
     // The application may call others until its own callers have been answered.
     plane.drain(Side::Outbound, deadlines).await;
+}
+
+/// Tells the supervisor that inbound has ended, and waits until it closes standard input: the program may call others until it is
+/// gone. A supervisor that died has closed it too.
+async fn program_ended() {
+    let mut out = io::stdout();
+    // Without a supervisor to read it there is nobody to tell.
+    let _ = writeln!(out, "{}", serde_json::json!({"leno": "inbound_drained"})).and_then(|()| out.flush());
+    let (ended, end) = tokio::sync::oneshot::channel();
+    // A thread of its own: a read of standard input cannot be cancelled, and the runtime must not wait for it at its end.
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _ = ended.send(());
+    });
+    let _ = end.await;
 }
 
 /// What is missing before the proxy is ready; empty when it is.
@@ -197,7 +215,8 @@ async fn ready(settings: &ProxySettings, process: &Process, handle: &ControlHand
 fn announce(settings: &ProxySettings, plane: &DataPlane) -> io::Result<()> {
     tracing::info!(hop = %plane.addresses().hop, admin = %plane.addresses().admin, "ready");
     if settings.announce == Announce::Json {
-        let line = serde_json::to_string(plane.addresses()).map_err(io::Error::other)?;
+        let mut line = serde_json::to_value(plane.addresses()).map_err(io::Error::other)?;
+        line["leno"] = "ready".into();
         let mut out = io::stdout().lock();
         writeln!(out, "{line}")?;
         out.flush()?;

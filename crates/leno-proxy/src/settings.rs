@@ -62,6 +62,9 @@ pub struct ProxySettings {
     pub max_connections: Option<usize>,
     /// Print one JSON line with all addresses on stdout when ready.
     pub announce: Announce,
+    /// Started by `leno run`: a drain says on stdout when inbound has ended, and outbound stays until stdin is closed, which says that
+    /// the program is gone.
+    pub supervised: bool,
 }
 
 impl ProxySettings {
@@ -90,6 +93,7 @@ impl ProxySettings {
             drain: DrainDeadlines::default(),
             max_connections: None,
             announce: Announce::Nothing,
+            supervised: false,
         }
     }
 

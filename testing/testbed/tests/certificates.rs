@@ -25,9 +25,9 @@ fn pair(mesh: &Mesh, network: &Network) -> (Member, Member) {
 
 /// The serial number of the proxy's present certificate.
 fn serial(member: &Member) -> Option<String> {
-    let text = member.host.curl(&["http://127.0.0.1:15020/config"]).stdout;
+    let text = member.host.curl(&["http://127.0.0.1:15020/plan"]).stdout;
     let value: serde_json::Value = serde_json::from_str(&text).ok()?;
-    value["certificate"]["serial"].as_str().map(str::to_owned)
+    value["control"]["serial"].as_str().map(str::to_owned)
 }
 
 /// Sums a counter over its labels.

@@ -52,7 +52,8 @@ pub fn run(arguments: &DemoAppArguments) -> Result<ExitCode, Failure> {
                     async move { Ok::<_, Infallible>(app.answer(request).await) }
                 });
                 // A connection that breaks is the caller's business; nobody reads a demo service's log.
-                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
+                let _ =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
             });
         }
     })
@@ -74,7 +75,10 @@ impl App {
             tokio::time::sleep(self.latency.mul_f64(0.5 + f64::from(chance(100)) / 100.0)).await;
         }
         if chance(100) < self.fail_percent {
-            return respond(StatusCode::SERVICE_UNAVAILABLE, &json!({"service": self.name, "error": "this instance is ill"}));
+            return respond(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({"service": self.name, "error": "this instance is ill"}),
+            );
         }
         let trace = request.headers().get("traceparent").cloned();
         let mut answers = serde_json::Map::new();

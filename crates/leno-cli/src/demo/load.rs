@@ -80,7 +80,8 @@ impl Load {
     pub fn take_percentiles(&self) -> (Duration, Duration) {
         let mut latencies = std::mem::take(&mut *self.latencies.borrow_mut());
         latencies.sort_unstable();
-        let at = |share: usize| latencies.get(latencies.len().saturating_sub(1) * share / 100).copied().unwrap_or_default();
+        let at =
+            |share: usize| latencies.get(latencies.len().saturating_sub(1) * share / 100).copied().unwrap_or_default();
         (at(50), at(99))
     }
 }

@@ -66,7 +66,16 @@ impl Mesh {
         let mut command = Command::new(&executable);
         leno_sys::process::die_with_parent(command.as_std_mut(), SIGTERM);
         let mut control_plane = command
-            .args(["control-plane", "--api", "127.0.0.1:0", "--discovery", "127.0.0.1:0", "--announce", "json", "--data-dir"])
+            .args([
+                "control-plane",
+                "--api",
+                "127.0.0.1:0",
+                "--discovery",
+                "127.0.0.1:0",
+                "--announce",
+                "json",
+                "--data-dir",
+            ])
             .arg(&data_dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -75,7 +84,8 @@ impl Mesh {
             .kill_on_drop(true)
             .spawn()?;
         let addresses = announced(&mut control_plane, &log).await?;
-        let text = |name: &str| addresses[name].as_str().map(str::to_owned).with_context(|| format!("no {name} announced"));
+        let text =
+            |name: &str| addresses[name].as_str().map(str::to_owned).with_context(|| format!("no {name} announced"));
         let api = format!("http://{}", text("api")?);
         let join = text("discovery")?;
         let client = Api::open(&api, Some(&data_dir.join("admin.token")))?;
@@ -104,7 +114,10 @@ impl Mesh {
     /// Whether a process ended that should not have, and what it said last.
     pub fn dead_member(&self) -> Option<String> {
         if let Ok(Some(status)) = self.control_plane.borrow_mut().try_wait() {
-            return Some(format!("the control plane ended ({status}):\n{}", tail(&self.folder.0.join("control-plane.log"))));
+            return Some(format!(
+                "the control plane ended ({status}):\n{}",
+                tail(&self.folder.0.join("control-plane.log"))
+            ));
         }
         self.members.iter().find_map(|m| match m.child.borrow_mut().try_wait() {
             Ok(Some(status)) => Some(format!("{} ended ({status}):\n{}", m.label, tail(&m.log))),
@@ -196,7 +209,16 @@ async fn start_shoppers(
     let mut command = Command::new(executable);
     command
         .args(["proxy", "--service", SHOPPERS, "--join", join, "--upstream", "front=0", "--announce", "json"])
-        .args(["--hop", "127.0.0.1:0", "--admin", &admin.to_string(), "--drain-deadline", "1s", "--drain-streams", "1s"])
+        .args([
+            "--hop",
+            "127.0.0.1:0",
+            "--admin",
+            &admin.to_string(),
+            "--drain-deadline",
+            "1s",
+            "--drain-streams",
+            "1s",
+        ])
         .arg("--state-dir")
         .arg(folder.join(SHOPPERS))
         .env("LENO_TOKEN", token)

@@ -71,7 +71,9 @@ fn add(page: &str, edges: &mut BTreeMap<EdgeKey, Counts>) {
                     counts.fine += value;
                 }
             }
-            "leno_request_duration_seconds_bucket" => *counts.buckets.entry(label("le").to_owned()).or_default() += value,
+            "leno_request_duration_seconds_bucket" => {
+                *counts.buckets.entry(label("le").to_owned()).or_default() += value
+            }
             _ => {}
         }
     }

@@ -62,16 +62,20 @@ impl View {
     }
 
     fn screen(&mut self, mesh: &Mesh, load: &Load, rows: &[Row]) -> String {
-        let (bold, dim, red, green, plain) =
-            if self.terminal { ("\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[0m") } else { ("", "", "", "", "") };
+        let (bold, dim, red, green, plain) = if self.terminal {
+            ("\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[0m")
+        } else {
+            ("", "", "", "", "")
+        };
         let mut text = String::new();
         if self.terminal {
             text.push_str(if self.frames == 0 { "\x1b[?25l\x1b[2J\x1b[H" } else { "\x1b[H" });
         }
         let (p50, p99) = load.take_percentiles();
-        let first = load
-            .first_answer()
-            .map_or_else(|| "no answer yet".to_owned(), |at| format!("first answer after {:.2} s", (at - mesh.started).as_secs_f64()));
+        let first = load.first_answer().map_or_else(
+            || "no answer yet".to_owned(),
+            |at| format!("first answer after {:.2} s", (at - mesh.started).as_secs_f64()),
+        );
         text.push_str(&format!("{bold}Leno demo{plain}  {} members, mTLS everywhere, {first}\n\n", mesh.members.len()));
         text.push_str(&format!("{dim}SERVICE        INSTANCES  VERSION{plain}\n"));
         for (service, instances, version, note) in services() {

@@ -18,7 +18,11 @@ pub fn run(api: &ApiArguments, arguments: CaArguments) -> Result<ExitCode, Failu
             CaCommand::Rotate => (api.client.rotate_root().await, OutputFormat::Table),
         };
         let status = status.map_err(failure)?;
-        if output == OutputFormat::Table { show(&status) } else { println!("{}", print::json(&status)) }
+        if output == OutputFormat::Table {
+            show(&status)
+        } else {
+            println!("{}", print::json(&status))
+        }
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -49,7 +53,9 @@ pub fn revoke(api: &ApiArguments, arguments: &RevokeArguments) -> Result<ExitCod
             let subject = Some(arguments.subject.as_str());
             let found = all
                 .iter()
-                .find(|r| r.identity.as_deref() == subject || r.serial.as_deref() == subject || r.id == arguments.subject)
+                .find(|r| {
+                    r.identity.as_deref() == subject || r.serial.as_deref() == subject || r.id == arguments.subject
+                })
                 .ok_or_else(|| Failure::NotFound(format!("{} is not on the revocation list", arguments.subject)))?;
             api.client.unrevoke(&found.id).await.map_err(failure)?;
             println!("{} is no longer revoked", arguments.subject);

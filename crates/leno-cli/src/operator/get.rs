@@ -39,7 +39,9 @@ pub fn get(api: &ApiArguments, arguments: &GetArguments) -> Result<ExitCode, Fai
     block_on(async {
         match wanted.as_str() {
             "members" | "member" => live(arguments, members(&api, scope).await?),
-            "endpoints" | "endpoint" | "ep" => live(arguments, endpoints(&api, scope, arguments.name.as_deref()).await?),
+            "endpoints" | "endpoint" | "ep" => {
+                live(arguments, endpoints(&api, scope, arguments.name.as_deref()).await?)
+            }
             "revocations" | "revocation" => live(arguments, revocations(&api).await?),
             "audit" => live(arguments, audit(&api).await?),
             _ => stored(&api, arguments, kind(&wanted)?, scope).await,
@@ -70,7 +72,15 @@ async fn members(api: &Api, scope: Option<&str>) -> Result<Listing, Failure> {
         .map(|m| {
             let services: Vec<&str> = m.services.iter().map(|s| s.name.as_str()).collect();
             let address = m.addresses.first().map(|a| a.address.clone()).unwrap_or_default();
-            vec![m.instance.clone(), m.identity.clone(), services.join(","), address, state(m.state).to_owned(), labels(&m.labels), print::age(&m.registered)]
+            vec![
+                m.instance.clone(),
+                m.identity.clone(),
+                services.join(","),
+                address,
+                state(m.state).to_owned(),
+                labels(&m.labels),
+                print::age(&m.registered),
+            ]
         })
         .collect();
     Ok((&["INSTANCE", "IDENTITY", "SERVICES", "HOP", "STATE", "LABELS", "AGE"], rows, json!(members)))
@@ -82,7 +92,13 @@ async fn endpoints(api: &Api, scope: Option<&str>, service: Option<&str>) -> Res
         .iter()
         .map(|e| {
             let address = e.addresses.first().map(|a| a.address.clone()).unwrap_or_default();
-            vec![format!("{}.{}", e.service, e.namespace), e.instance.clone(), address, state(e.state).to_owned(), labels(&e.labels)]
+            vec![
+                format!("{}.{}", e.service, e.namespace),
+                e.instance.clone(),
+                address,
+                state(e.state).to_owned(),
+                labels(&e.labels),
+            ]
         })
         .collect();
     Ok((&["SERVICE", "INSTANCE", "ADDRESS", "STATE", "LABELS"], rows, json!(endpoints)))
@@ -129,7 +145,8 @@ async fn stored(api: &Api, arguments: &GetArguments, kind: Kind, scope: Option<&
         if arguments.watch {
             return Err(Failure::Usage("--watch watches a kind, not one name".to_owned()));
         }
-        let resource = api.client.get(kind.plural(), scope.unwrap_or(kind.default_namespace()), name).await.map_err(failure)?;
+        let resource =
+            api.client.get(kind.plural(), scope.unwrap_or(kind.default_namespace()), name).await.map_err(failure)?;
         match arguments.output {
             OutputFormat::Table => print!("{}", print::table(HEADINGS, &[row(&resource)])),
             OutputFormat::Yaml => print!("{}", yaml::render(&resource)),
@@ -202,9 +219,11 @@ fn row(resource: &Value) -> Vec<String> {
 
 /// Conditions of a resource, also those that the Gateway API keeps per parent.
 fn conditions(resource: &Value) -> Vec<&Value> {
-    let list = |v: Option<&'_ Value>| v.and_then(Value::as_array).map(|a| a.iter().collect::<Vec<_>>()).unwrap_or_default();
+    let list =
+        |v: Option<&'_ Value>| v.and_then(Value::as_array).map(|a| a.iter().collect::<Vec<_>>()).unwrap_or_default();
     let status = &resource["status"];
-    let mut found: Vec<&Value> = status.get("conditions").and_then(Value::as_array).map(|a| a.iter().collect()).unwrap_or_default();
+    let mut found: Vec<&Value> =
+        status.get("conditions").and_then(Value::as_array).map(|a| a.iter().collect()).unwrap_or_default();
     for parent in list(status.get("parents")) {
         found.extend(parent.get("conditions").and_then(Value::as_array).into_iter().flatten());
     }

@@ -13,7 +13,11 @@ use crate::arguments::{ApiArguments, OutputFormat, StatusArguments};
 pub fn run(api: &ApiArguments, arguments: &StatusArguments) -> Result<ExitCode, Failure> {
     let api = Api::from_arguments(api)?;
     let overview = block_on(async { api.client.overview().await.map_err(failure) })?;
-    if arguments.output == OutputFormat::Table { show(&overview) } else { println!("{}", print::json(&overview)) }
+    if arguments.output == OutputFormat::Table {
+        show(&overview)
+    } else {
+        println!("{}", print::json(&overview))
+    }
     let wrong = !overview.problems.is_empty() || !overview.nacks.is_empty();
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -44,7 +48,10 @@ fn show(o: &Overview) {
     }
     println!("\nNeeds mending:");
     for (resource, condition) in &o.problems {
-        println!("  {resource}: {} is {}: {}: {}", condition.kind, condition.status, condition.reason, condition.message);
+        println!(
+            "  {resource}: {} is {}: {}: {}",
+            condition.kind, condition.status, condition.reason, condition.message
+        );
     }
     for nack in &o.nacks {
         println!("  {} is refused by {} proxies: {}", nack.resource, nack.proxies, nack.error);

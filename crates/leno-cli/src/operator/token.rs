@@ -14,8 +14,7 @@ pub fn run(api: &ApiArguments, arguments: TokenArguments) -> Result<ExitCode, Fa
         match arguments.command {
             TokenCommand::Create(a) => {
                 let services: Vec<&str> = a.services.iter().map(String::as_str).collect();
-                let token =
-                    api.create_token(&a.namespace, &services, a.service_account.as_deref(), a.ttl).await?;
+                let token = api.create_token(&a.namespace, &services, a.service_account.as_deref(), a.ttl).await?;
                 println!("{token}");
             }
             TokenCommand::List(a) => {
@@ -27,8 +26,18 @@ pub fn run(api: &ApiArguments, arguments: TokenArguments) -> Result<ExitCode, Fa
                 let rows: Vec<Vec<String>> = tokens
                     .iter()
                     .map(|t| {
-                        let used = t.redeemed.as_deref().map_or_else(|| "no".to_owned(), |at| format!("{} ago", print::age(at)));
-                        vec![t.id.clone(), t.identity.clone(), t.services.join(","), print::age(&t.created), t.expires.clone(), used]
+                        let used = t
+                            .redeemed
+                            .as_deref()
+                            .map_or_else(|| "no".to_owned(), |at| format!("{} ago", print::age(at)));
+                        vec![
+                            t.id.clone(),
+                            t.identity.clone(),
+                            t.services.join(","),
+                            print::age(&t.created),
+                            t.expires.clone(),
+                            used,
+                        ]
                     })
                     .collect();
                 print!("{}", print::table(&["ID", "IDENTITY", "SERVICES", "AGE", "EXPIRES", "USED"], &rows));

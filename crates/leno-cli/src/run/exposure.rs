@@ -17,8 +17,11 @@ pub struct Watch {
 impl Watch {
     /// Nothing is watched when `--allow-exposed` was given.
     pub fn new(settings: &ProxySettings) -> Self {
-        let ports =
-            if settings.allow_exposed { Vec::new() } else { settings.ports.iter().map(|p| p.app_address().port()).collect() };
+        let ports = if settings.allow_exposed {
+            Vec::new()
+        } else {
+            settings.ports.iter().map(|p| p.app_address().port()).collect()
+        };
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         Self { ports, ticks }

@@ -69,8 +69,14 @@ impl ProxyCommand {
         let mut child = spawned.with_context(|| format!("starting {}", self.executable.display()))?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().context("the proxy has no standard output")?;
-        let mut process =
-            ProxyProcess { child, stdin, lines: BufReader::new(stdout).lines(), addresses: Value::Null, drained: false };
+        let mut process = ProxyProcess {
+            child,
+            stdin,
+            lines: BufReader::new(stdout).lines(),
+            addresses: Value::Null,
+            drained: false,
+            told: false,
+        };
         match tokio::time::timeout(READY_LIMIT, process.until_event("ready")).await {
             Ok(Ok(line)) => {
                 process.addresses = line;
@@ -78,7 +84,9 @@ impl ProxyCommand {
             }
             Ok(Err(_)) => {
                 let status = process.child.wait().await?;
-                Err(Failure::Failed(anyhow::anyhow!("the proxy ended before it was ready ({status}); its message is above")))
+                Err(Failure::Failed(anyhow::anyhow!(
+                    "the proxy ended before it was ready ({status}); its message is above"
+                )))
             }
             Err(_) => {
                 process.child.kill().await?;
@@ -96,6 +104,8 @@ pub struct ProxyProcess {
     lines: Lines<BufReader<ChildStdout>>,
     addresses: Value,
     drained: bool,
+    /// Whether it was told to drain or to retire: a second SIGTERM would cut what is under way.
+    told: bool,
 }
 
 impl ProxyProcess {
@@ -118,8 +128,10 @@ impl ProxyProcess {
         }
         for pair in self.addresses["upstreams"].as_array().into_iter().flatten() {
             if let (Some(name), Some(address)) = (pair[0].as_str(), pair[1].as_str()) {
-                let name: String =
-                    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
+                let name: String = name
+                    .chars()
+                    .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+                    .collect();
                 variables.push((format!("LENO_UPSTREAM_{name}"), address.to_owned()));
             }
         }
@@ -147,14 +159,17 @@ impl ProxyProcess {
     }
 
     /// Deregister, finish inbound; outbound stays until [`end`](Self::end).
-    pub fn drain(&self) {
-        if let Some(pid) = self.child.id() {
+    pub fn drain(&mut self) {
+        if !std::mem::replace(&mut self.told, true)
+            && let Some(pid) = self.child.id()
+        {
             let _ = leno_sys::process::send_signal(pid, SIGTERM);
         }
     }
 
     /// A successor has taken over: stop accepting, finish what is open, do not deregister.
-    pub fn retire(&self) {
+    pub fn retire(&mut self) {
+        self.told = true;
         if let Some(pid) = self.child.id() {
             let _ = leno_sys::process::send_signal(pid, SIGUSR1);
         }
