@@ -219,15 +219,10 @@ fn row(resource: &Value) -> Vec<String> {
 
 /// Conditions of a resource, also those that the Gateway API keeps per parent.
 fn conditions(resource: &Value) -> Vec<&Value> {
-    let list =
-        |v: Option<&'_ Value>| v.and_then(Value::as_array).map(|a| a.iter().collect::<Vec<_>>()).unwrap_or_default();
     let status = &resource["status"];
-    let mut found: Vec<&Value> =
-        status.get("conditions").and_then(Value::as_array).map(|a| a.iter().collect()).unwrap_or_default();
-    for parent in list(status.get("parents")) {
-        found.extend(parent.get("conditions").and_then(Value::as_array).into_iter().flatten());
-    }
-    found
+    let parents = status.get("parents").and_then(Value::as_array).into_iter().flatten();
+    let holders = std::iter::once(status).chain(parents);
+    holders.filter_map(|h| h.get("conditions")?.as_array()).flatten().collect()
 }
 
 /// One resource in full; for a Service also what is registered for it and attached to it.
