@@ -86,7 +86,7 @@ impl Mesh {
         let addresses = announced(&mut control_plane, &log).await?;
         let text =
             |name: &str| addresses[name].as_str().map(str::to_owned).with_context(|| format!("no {name} announced"));
-        let api = format!("http://{}", text("api")?);
+        let api = text("api")?;
         let join = text("discovery")?;
         let client = Api::open(&api, Some(&data_dir.join("admin.token")))?;
         client.apply_text("demo", RESOURCES).await?;
