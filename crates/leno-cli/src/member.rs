@@ -23,8 +23,8 @@ pub struct MemberArguments {
     /// Service account, when the token was made for another than the service's name
     #[arg(long)]
     pub service_account: Option<String>,
-    /// Port the application listens on, PORT or PORT/PROTOCOL; several may be given, none for a client only
-    #[arg(long = "port", value_name = "PORT[/PROTOCOL]")]
+    /// Port the application listens on, after `:` if callers name another; several may be given, none for a client only
+    #[arg(long = "port", value_name = "[SERVICE_PORT:]PORT[/PROTOCOL]")]
     pub ports: Vec<String>,
     /// What the application speaks: http, http2, grpc or tcp
     #[arg(long, default_value = "http")]
@@ -143,7 +143,7 @@ impl MemberArguments {
         if let Some(folder) = &self.state_dir {
             return folder.clone();
         }
-        let port = self.ports.first().and_then(|p| p.split('/').next()).unwrap_or("client");
+        let port = self.ports.first().and_then(|p| p.split('/').next()?.rsplit(':').next()).unwrap_or("client");
         state_home().join("proxies").join(format!("{}.{}-{port}", self.service, self.namespace))
     }
 
@@ -211,12 +211,15 @@ fn served(text: &str, protocol: AppProtocol) -> Result<ServedPort, Failure> {
         Some((port, word)) => (port, word.parse().map_err(|e| Failure::Usage(format!("--port {text}: {e}")))?),
         None => (text, protocol),
     };
-    let port: u16 = port
-        .parse()
-        .ok()
-        .filter(|p| *p != 0)
-        .ok_or_else(|| Failure::Usage(format!("--port: `{text}` is not of the form PORT or PORT/PROTOCOL")))?;
-    Ok(ServedPort { port, protocol, app: None })
+    let number = |text: &str| text.parse::<u16>().ok().filter(|p| *p != 0);
+    let (called, listened) = port.split_once(':').unwrap_or((port, port));
+    let (Some(port), Some(listened)) = (number(called), number(listened)) else {
+        return Err(Failure::Usage(format!(
+            "--port: `{text}` is not of the form [SERVICE_PORT:]PORT[/PROTOCOL], e.g. 80:8080/http"
+        )));
+    };
+    let app = (port != listened).then(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), listened));
+    Ok(ServedPort { port, protocol, app })
 }
 
 fn local(text: &str) -> Result<SocketAddr, String> {
@@ -255,6 +258,17 @@ mod tests {
         }
         for bad in ["", "10", "s", "1d", "-1s", "1.5s", "99999999999999999999s"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ports() {
+        let p = served("80:8080/tcp", AppProtocol::Http).unwrap();
+        assert_eq!((p.port, p.app_address().port(), p.protocol), (80, 8080, AppProtocol::Tcp));
+        let p = served("8080", AppProtocol::Grpc).unwrap();
+        assert_eq!((p.port, p.app_address().port(), p.protocol), (8080, 8080, AppProtocol::Grpc));
+        for bad in ["", "0", "x", "80:", ":80", "80:0", "70000", "80/ftp"] {
+            assert!(served(bad, AppProtocol::Http).is_err(), "{bad}");
         }
     }
 

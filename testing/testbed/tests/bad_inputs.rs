@@ -257,11 +257,11 @@ fn what_users_write_wrongly_is_told_with_its_place() {
         (
             "huge regex",
             route(&format!(
-                "  - matches: [{{path: {{type: RegularExpression, value: \"{regex}\"}}}}]\n    backendRefs: [{{name: web}}]"
+                "  - matches: [{{path: {{type: RegularExpression, value: \"{regex}\"}}}}]\n    backendRefs: [{{name: web, port: 80}}]"
             )),
             &["wrong.yaml:"],
         ),
-        ("weight", route("  - backendRefs: [{name: web, weight: -1}]"), &["wrong.yaml:7:", "weight"]),
+        ("weight", route("  - backendRefs: [{name: web, port: 80, weight: -1}]"), &["wrong.yaml:7:", "weight"]),
     ];
     for (name, text, expected) in cases {
         std::fs::write(&file, &text).expect("a file in our own folder");

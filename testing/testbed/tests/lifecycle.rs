@@ -11,7 +11,7 @@ fn strings(words: &[String]) -> Vec<&str> {
 
 fn web(mesh: &Mesh, network: &Network, name: &str, port: u16) -> Member {
     let command = apps::nginx(network.folder(), name, port, "location / { return 200 \"web\\n\"; }");
-    mesh.run(network.host("two"), name, "web", &["--port", &port.to_string()], &strings(&command))
+    mesh.run(network.host("two"), name, "web", &["--port", &format!("80:{port}")], &strings(&command))
 }
 
 fn caller(mesh: &Mesh, network: &Network) -> Member {

@@ -12,7 +12,7 @@ fn strings(words: &[String]) -> Vec<&str> {
 fn instance(mesh: &Mesh, network: &Network, name: &str, service: &str, port: u16) -> Member {
     let locations = format!("location / {{ return 200 \"{name} $request_uri $http_x_added\\n\"; }}");
     let command = apps::nginx(network.folder(), name, port, &locations);
-    mesh.run(network.host("two"), name, service, &["--port", &port.to_string()], &strings(&command))
+    mesh.run(network.host("two"), name, service, &["--port", &format!("80:{port}")], &strings(&command))
 }
 
 fn caller(mesh: &Mesh, network: &Network, upstreams: &[&str]) -> Member {
@@ -36,13 +36,13 @@ spec:
   parentRefs: [{group: \"\", kind: Service, name: shop}]
   rules:
   - matches: [{path: {type: Exact, value: /exact}}]
-    backendRefs: [{name: blue}]
+    backendRefs: [{name: blue, port: 80}]
   - matches: [{headers: [{name: x-canary, value: \"yes\"}]}]
-    backendRefs: [{name: green}]
+    backendRefs: [{name: green, port: 80}]
   - matches: [{queryParams: [{name: colour, value: green}]}]
-    backendRefs: [{name: green}]
+    backendRefs: [{name: green, port: 80}]
   - matches: [{method: PUT}]
-    backendRefs: [{name: green}]
+    backendRefs: [{name: green, port: 80}]
   - matches: [{path: {type: PathPrefix, value: /old}}]
     filters:
     - type: URLRewrite
@@ -51,14 +51,14 @@ spec:
       requestHeaderModifier: {set: [{name: x-added, value: here}]}
     - type: ResponseHeaderModifier
       responseHeaderModifier: {add: [{name: x-seen, value: \"1\"}], remove: [server]}
-    backendRefs: [{name: blue}]
+    backendRefs: [{name: blue, port: 80}]
   - matches: [{path: {type: PathPrefix, value: /moved}}]
     filters:
     - type: RequestRedirect
       requestRedirect: {hostname: elsewhere.example, statusCode: 301}
   - matches: [{path: {type: RegularExpression, value: \"/item/[0-9]+\"}}]
-    backendRefs: [{name: green}]
-  - backendRefs: [{name: blue, weight: 90}, {name: green, weight: 10}]
+    backendRefs: [{name: green, port: 80}]
+  - backendRefs: [{name: blue, port: 80, weight: 90}, {name: green, port: 80, weight: 10}]
 ";
 
 #[test]
@@ -145,8 +145,8 @@ fn a_refused_connection_is_retried_unseen_and_a_post_never_runs_twice() {
     let mesh = Mesh::start(&network, "one", &[]);
     // One instance whose application never listens, beside one that does.
     let _good = instance(&mesh, &network, "good", "web", 8081);
-    let _dead = mesh.proxy(network.host("two"), "dead", "web", &["--port", "8081", "--hop", "0.0.0.0:15018"]);
-    let nobody = mesh.proxy(network.host("three"), "nobody", "web", &["--port", "8081", "--hop", "0.0.0.0:15028"]);
+    let _dead = mesh.proxy(network.host("two"), "dead", "web", &["--port", "80:8099", "--hop", "0.0.0.0:15018"]);
+    let nobody = mesh.proxy(network.host("three"), "nobody", "web", &["--port", "80:8099", "--hop", "0.0.0.0:15028"]);
     mesh.wait_for_endpoints("web", 3);
     let client = caller(&mesh, &network, &["web=9080"]);
     let report = requests(three, "http://127.0.0.1:9080/x", 8, 500);

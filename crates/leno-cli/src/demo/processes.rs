@@ -179,7 +179,7 @@ fn start_member(
     let (listen, admin) = (free_address()?, free_address()?);
     let mut command = Command::new(executable);
     command
-        .args(["run", "--service", member.service, "--port", &listen.port().to_string()])
+        .args(["run", "--service", member.service, "--port", &format!("80:{}", listen.port())])
         .args(["--labels", &format!("version={}", member.version), "--join", join, "--hop", "127.0.0.1:0"])
         .args(["--admin", &admin.to_string(), "--stop-grace", "1s", "--drain-deadline", "1s", "--drain-streams", "1s"])
         .arg("--state-dir")

@@ -48,8 +48,8 @@ spec:
   parentRefs: [{group: \"\", kind: Service, name: catalog}]
   rules:
   - backendRefs:
-    - {name: catalog-v1, weight: 90}
-    - {name: catalog-v2, weight: 10}
+    - {name: catalog-v1, port: 80, weight: 90}
+    - {name: catalog-v2, port: 80, weight: 10}
 ---
 apiVersion: leno.dev/v1alpha1
 kind: AccessPolicy
