@@ -1,6 +1,7 @@
 //! What a registration may look like: everything in it comes from a peer.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
 use leno_discovery::server::Refusal;
@@ -87,6 +88,14 @@ fn at_most<T>(items: &[T], limit: usize, what: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What selects the workload on a hop port. It crosses the network readable (SNI), so it says nothing of the service; the same
+/// instance keeps it.
+fn workload_id(peer: &SpiffeId, instance: &str) -> String {
+    let mut hasher = std::hash::DefaultHasher::new();
+    (peer.as_str(), instance).hash(&mut hasher);
+    format!("w{:016x}", hasher.finish())
+}
+
 /// Namespace and name of the `Workload` of an instance: `ACCOUNT.INSTANCE`. Neither part has a dot, so that two identities never
 /// share one.
 #[must_use]
@@ -129,7 +138,7 @@ pub fn workload(peer: &SpiffeId, given: &Registration) -> Result<Resource, Refus
         services,
         addresses,
         zone: (!given.zone.is_empty()).then(|| given.zone.clone()),
-        workload_id: String::new(),
+        workload_id: workload_id(peer, instance.as_str()),
     };
     let name = NamespacedName::new(namespace, instance.as_str()).map_err(|_| not_a_workload())?;
     let mut resource = Resource::new(&name, &spec);
