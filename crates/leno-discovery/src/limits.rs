@@ -12,6 +12,11 @@ pub const MAX_BODY: usize = 1 << 20;
 pub const MAX_SUBSCRIPTIONS: usize = 10_000;
 /// Resources that a client may claim to hold, over all its subscriptions.
 pub const MAX_HELD: usize = 200_000;
+/// Resources that a client offers on resume, over all subscriptions: under [`MAX_HELD`], and each under [`MAX_MESSAGE`] at some
+/// 50 bytes per resource. Collections beyond it are asked for whole.
+pub const MAX_OFFERED: usize = 150_000;
+/// Resources that a client offers of one collection.
+pub const MAX_OFFERED_EACH: usize = 20_000;
 /// Answers (registered, issued, …) that wait for a slow reader; no more is read from it while it has so many.
 pub const MAX_ANSWERS: usize = 64;
 /// Acknowledgements in one message.
@@ -30,7 +35,7 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const MAX_ANONYMOUS: usize = 256;
 /// Connections at one time.
 pub const MAX_CONNECTIONS: usize = 20_000;
-/// Streams that one identity may hold: replicas of a service share it.
+/// HTTP/2 streams per connection: one discovery stream, and room for calls that later versions add.
 pub const MAX_HTTP2_STREAMS: u32 = 8;
 /// New streams admitted per second once the burst is used, so that a restart of the control plane is not a stampede.
 pub const ADMISSIONS_PER_SECOND: u32 = 200;

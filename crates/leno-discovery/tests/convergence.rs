@@ -1,6 +1,8 @@
 //! Whatever happens to server, connection and client, in whatever order, a client that is left alone ends with what the
 //! server has; and a client that does not read costs the server no more than the names of what it lacks.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -93,10 +95,14 @@ fn while_n(n: u8, mut step: impl FnMut() -> bool) {
 
 impl Pair {
     fn new() -> Self {
+        Self::offering(usize::MAX)
+    }
+
+    fn offering(max_offered: usize) -> Self {
         let now = Instant::now();
         Self {
             world: World::default(),
-            client: ClientSession::new(ClientSettings::default(), now),
+            client: ClientSession::new(ClientSettings { max_offered, ..ClientSettings::default() }, now),
             server: None,
             up: VecDeque::new(),
             down: VecDeque::new(),
@@ -243,8 +249,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_interleaving_converges(steps in steps()) {
-        let mut pair = Pair::new();
+    fn any_interleaving_converges(steps in steps(), offered in 0usize..12) {
+        let mut pair = Pair::offering(offered);
         for step in &steps {
             pair.run(step);
             // Five keys in each of three collections, and a few answers: a bound that no number of steps may move.

@@ -3,6 +3,8 @@
 //! `tests/golden/v1-*.bin` was written by version 1 and is never written again; `UPDATE=1` adds cases that have no file
 //! yet. A case that no longer decodes to what it meant breaks running meshes.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -198,6 +200,22 @@ fn server_messages_of_version_1_are_read() {
             services: vec![text("web")],
         },
     );
+}
+
+#[test]
+fn collections_stored_by_version_1_are_read() {
+    use leno_discovery::{Entry, snapshot};
+    let name: CollectionName = "out:shop/web".parse().unwrap();
+    let entry = |version, body: &'static str| Entry { version, body: body.as_bytes().into() };
+    let expected = BTreeMap::from([
+        (Key::new("Endpoint", "shop", "web.web.a1"), entry(7, r#"{"kind":"Endpoint"}"#)),
+        (Key::new("Service", "shop", "web"), entry(u64::MAX, r#"{"kind":"Service"}"#)),
+    ]);
+    let path = file("collection");
+    if !path.exists() && std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, snapshot::encode(&name, &expected)).unwrap();
+    }
+    assert_eq!(snapshot::decode(&name, fs::read(&path).unwrap().into()).unwrap(), expected);
 }
 
 #[test]

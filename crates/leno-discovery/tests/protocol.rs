@@ -1,5 +1,7 @@
 //! What peers may not do, and how long is waited.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::time::{Duration, Instant};
 
 use leno_discovery::limits;

@@ -15,13 +15,14 @@ mod destinations;
 mod driver;
 pub mod enrol;
 mod mesh;
+mod registration;
 mod renewal;
 mod replica;
 pub mod state_dir;
 mod status;
 mod trust;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use leno_discovery::session::ClientSettings;
@@ -120,6 +121,7 @@ pub async fn prepare(settings: Arc<ProxySettings>, clock: Arc<dyn Clock>) -> Res
         software: concat!("leno/", env!("CARGO_PKG_VERSION")).to_owned(),
         capabilities: vec!["query.status".to_owned()],
         zone: settings.zone.clone().unwrap_or_default(),
+        ..ClientSettings::default()
     };
     let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
     let parts = driver::Parts { settings, clock, dir, targets, trust, destinations, client, generation };
@@ -150,16 +152,5 @@ impl Prepared {
     pub async fn run(self, link: ControlLink) {
         drop(self.handle);
         self.driver.run(link).await;
-    }
-}
-
-/// The address that peers are told: what the settings say; else the one listened on; if that is no single address, our own
-/// on the connection to the control plane.
-fn announced(settings: &ProxySettings, hop: SocketAddr, local: Option<IpAddr>) -> Option<SocketAddr> {
-    match settings.announced_hop {
-        Some(address) if address.port() == 0 => Some(SocketAddr::new(address.ip(), hop.port())),
-        Some(address) => Some(address),
-        None if hop.ip().is_unspecified() => local.map(|ip| SocketAddr::new(ip.to_canonical(), hop.port())),
-        None => Some(hop),
     }
 }

@@ -1,6 +1,8 @@
 //! A proxy's control thread against a real control plane: joining, subscribing, registering, renewing, leaving, and what each
 //! side refuses.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 #[path = "support/plane.rs"]
 mod plane;
 
@@ -8,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use leno_api::RevocationRequest;
-use leno_discovery::client::{self as wire, Stream};
+use leno_discovery::client::{self as wire, BoxedIo, Stream};
 use leno_discovery::proto::{self, client_message, server_message};
 use leno_discovery::session::ClientSettings;
 use leno_discovery::{ClientEvent, ClientSession, CollectionName, Entry, Key};
@@ -212,6 +214,44 @@ fn a_credential_opens_its_own_service_and_no_other() {
 }
 
 #[test]
+fn a_refusal_by_a_proxy_is_seen_by_the_operator_until_it_is_gone() {
+    local(async {
+        let plane = Plane::start().await;
+        let web = plane.join("web", Some(8080)).await;
+        web.handle.serve(HOP.parse().unwrap()).await;
+        web.handle.wait_for(|s| s.registered).await;
+        let collection = CollectionName::Outbound(service("web"));
+        let mut raw = Raw::open(&plane, &web, &BTreeMap::new(), &collection).await;
+        let change = loop {
+            if let ClientEvent::Update { changes, .. } = raw.next().await
+                && let Some(change) = changes.into_iter().find(|c| c.key.kind() == "Service" && c.entry.is_some())
+            {
+                break change;
+            }
+        };
+        let version = change.entry.as_ref().unwrap().version;
+        for (version, text) in [(version ^ 1, "of a version that was not sent"), (version, "no\nport")] {
+            raw.session.applied(&collection, &change.key, version, Err(text));
+        }
+        let message = raw.session.next_message().unwrap();
+        raw.stream.outgoing.send(message).await.unwrap();
+        let nacks = loop {
+            let nacks = plane.api.overview().await.unwrap().nacks;
+            if !nacks.is_empty() {
+                break nacks;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        assert_eq!((nacks.len(), nacks[0].proxies, nacks[0].error.as_str()), (1, 1, "no port"));
+        assert_eq!(nacks[0].resource, "Service default/web");
+        drop(raw);
+        while !plane.api.overview().await.unwrap().nacks.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+#[test]
 fn a_resume_is_answered_with_what_changed() {
     local(async {
         let plane = Plane::start().await;
@@ -379,10 +419,15 @@ fn silence_and_garbage_on_the_port_hold_nobody_up() {
             }
             noise.push(stream);
         }
+        // TLS without a certificate, and then nothing.
+        let pin = plane.token(&["nobody"]).await.reveal().parse::<leno_identity::JoinToken>().unwrap().pin();
+        let expect = Expect::Pinned { pin, clock: leno_runtime::SystemClock::shared() };
+        let idle = connector(&Targets::new(vec![address.to_string()]), expect)().await.unwrap();
         let web = plane.join("web", Some(8080)).await;
         web.handle.serve(HOP.parse().unwrap()).await;
         web.handle.wait_for(|s| s.registered).await;
         // Every one of them is cut off by the server.
+        let noise = noise.into_iter().map(|s| Box::new(s) as BoxedIo).chain([idle]);
         for mut stream in noise {
             let mut rest = Vec::new();
             let end = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest);

@@ -10,7 +10,6 @@
 //! A revision counts writes over all kinds; it is both version and cursor, and survives restarts. The change log does not: a
 //! cursor from before a restart is answered `Compacted` unless nothing was written since.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -76,9 +75,6 @@ impl RedbStore {
         let database = redb::Builder::new().set_cache_size(settings.cache_bytes).create(&path).map_err(backend)?;
         let revision = prepare(&database, &path)?;
         if created {
-            // Hashes of tokens are in it.
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
-                .map_err(|e| StoreError::Backend(format!("close {} to others: {e}", path.display())))?;
             // The commit above made the file durable, not its name.
             std::fs::File::open(directory)
                 .and_then(|d| d.sync_all())

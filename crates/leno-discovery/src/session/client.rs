@@ -25,7 +25,7 @@ use crate::limits;
 use crate::proto::{self, ClientMessage, client_message, server_message};
 
 /// What the client says of itself.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ClientSettings {
     /// Stays the same over restarts.
     pub instance: String,
@@ -35,6 +35,15 @@ pub struct ClientSettings {
     pub capabilities: Vec<String>,
     /// Locality.
     pub zone: String,
+    /// How many held resources are offered on resume; what is beyond is asked for whole.
+    pub max_offered: usize,
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        let (instance, software, capabilities, zone) = Default::default();
+        Self { instance, software, capabilities, zone, max_offered: limits::MAX_OFFERED }
+    }
 }
 
 /// One change of a collection.
@@ -112,6 +121,8 @@ struct Collection {
     staged: BTreeMap<Key, Option<Entry>>,
     /// The number of this subscription on this stream.
     id: u64,
+    /// What is held was not offered: the first answer is the whole, and what is not in it is gone.
+    whole: bool,
 }
 
 /// The proxy's side of the protocol. See the module's drawing.
@@ -125,6 +136,8 @@ pub struct ClientSession {
     registration: Option<proto::Register>,
     bundle_version: u64,
     next_id: u64,
+    /// Resources offered on this stream.
+    offered: usize,
     failures: u32,
     attempt_at: Instant,
     retry_after: Duration,
@@ -143,6 +156,7 @@ impl ClientSession {
             registration: None,
             bundle_version: 0,
             next_id: 1,
+            offered: 0,
             failures: 0,
             attempt_at: now,
             retry_after: Duration::ZERO,
@@ -155,7 +169,7 @@ impl ClientSession {
             return;
         }
         let status = if held.is_empty() { Status::Waiting { since: now, reported: false } } else { Status::Held };
-        let collection = Collection { status, held, staged: BTreeMap::new(), id: 0 };
+        let collection = Collection { status, held, staged: BTreeMap::new(), id: 0, whole: false };
         self.collections.insert(name.clone(), collection);
         if self.link != Link::Down {
             self.push_subscribe(name);
@@ -273,6 +287,7 @@ impl ClientSession {
         self.link = Link::Opening;
         self.outbox.clear();
         self.applied.clear();
+        self.offered = 0;
         self.outbox.push_back(client_message::Kind::Hello(proto::Hello {
             protocol_min: limits::PROTOCOL,
             protocol_max: limits::PROTOCOL,
@@ -292,7 +307,12 @@ impl ClientSession {
         let Some(collection) = self.collections.get_mut(name) else { return };
         collection.id = self.next_id;
         self.next_id += 1;
-        let have = collection.held.iter().map(|(k, e)| proto::Have { key: Some(k.to_proto()), version: e.version });
+        let count = collection.held.len();
+        let offer = count <= limits::MAX_OFFERED_EACH && self.offered + count <= self.settings.max_offered;
+        collection.whole = !offer;
+        self.offered += if offer { count } else { 0 };
+        let have = collection.held.iter().take(if offer { count } else { 0 });
+        let have = have.map(|(k, e)| proto::Have { key: Some(k.to_proto()), version: e.version });
         self.outbox.push_back(client_message::Kind::Subscribe(proto::Subscribe {
             collection: name.to_string(),
             subscription: collection.id,
@@ -399,6 +419,11 @@ impl ClientSession {
         let collection = self.current(name, complete.subscription)?;
         collection.status = Status::Held;
         let mut changes = Vec::new();
+        if std::mem::take(&mut collection.whole) {
+            let gone = collection.held.keys().filter(|k| !collection.staged.contains_key(*k)).cloned();
+            let gone: Vec<Key> = gone.collect();
+            collection.staged.extend(gone.into_iter().map(|key| (key, None)));
+        }
         for (key, entry) in std::mem::take(&mut collection.staged) {
             match &entry {
                 Some(e) => collection.held.insert(key.clone(), e.clone()),

@@ -351,3 +351,146 @@ fn backends(outbound: &Outbound) -> Vec<NamespacedName> {
         _ => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use leno_identity::{Authority, KeyPair, TrustBundle, csr};
+    use leno_model::SpiffeId;
+    use leno_net::tls::TlsIdentity;
+    use leno_runtime::ManualClock;
+
+    use crate::settings::{ListenAt, Upstream};
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn context(clock: &ManualClock) -> TlsContext {
+        let domain = TrustDomain::default();
+        let mut authority = Authority::in_memory(&domain, NOW).unwrap();
+        let identity = SpiffeId::new("spiffe://mesh.leno/ns/shop/sa/cart").unwrap();
+        let key = KeyPair::generate().unwrap();
+        let request = csr::verify(&csr::make(&key).unwrap(), &identity).unwrap();
+        let issued = authority.issue(&request, &identity, 3600, NOW).unwrap();
+        let bundle = Arc::new(TrustBundle::single(1, domain, authority.roots()));
+        TlsContext::new(TlsIdentity::new(issued.chain, &key).unwrap(), bundle, 1, Arc::new(clock.clone())).unwrap()
+    }
+
+    fn name(service: &str) -> NamespacedName {
+        NamespacedName::new("shop", service).unwrap()
+    }
+
+    fn outbound(service: &str) -> CollectionName {
+        CollectionName::Outbound(name(service))
+    }
+
+    fn change(kind: &str, api: &str, resource: &str, spec: &str) -> Change {
+        let body = format!(
+            r#"{{"apiVersion":"{api}","kind":"{kind}","metadata":{{"name":"{resource}","namespace":"shop"}},"spec":{spec}}}"#
+        );
+        Change { key: Key::new(kind, "shop", resource), entry: Some(Entry::new(Bytes::from(body))) }
+    }
+
+    /// `service` on port 80 whose requests go to `backend`.
+    fn routed(service: &str, backend: &str) -> [Change; 2] {
+        let spec = format!(
+            r#"{{"parentRefs":[{{"kind":"Service","group":"","name":"{service}"}}],"rules":[{{"backendRefs":[{{"name":"{backend}","port":80}}]}}]}}"#
+        );
+        [
+            change("Service", "v1", service, r#"{"ports":[{"port":80}]}"#),
+            change("HTTPRoute", "gateway.networking.k8s.io/v1", service, &spec),
+        ]
+    }
+
+    fn settings() -> ProxySettings {
+        let mut settings = ProxySettings::new(name("cart"), "/nonexistent".into());
+        settings.upstreams.push(Upstream { service: name("pinned"), port: None, listen: ListenAt::loopback(0) });
+        settings
+    }
+
+    fn names(all: &Destinations) -> Vec<&str> {
+        all.outbound.keys().map(|s| s.name.as_str()).collect()
+    }
+
+    #[test]
+    fn what_is_not_needed_is_let_go_and_backends_stay_with_their_routes() {
+        let clock = ManualClock::at(NOW);
+        let mut all = Destinations::new(&settings(), &context(&clock), Vec::new(), &clock);
+        assert!(all.want(&name("web"), seconds(&clock)) && all.want(&name("idle"), seconds(&clock)));
+        assert!(!all.want(&name("web"), seconds(&clock)), "known already");
+        all.update(&outbound("web"), &routed("web", "web-v2"), 1);
+        all.update(&outbound("pinned"), &routed("pinned", "store"), 1);
+        let mut adopted = all.adopt_backends(seconds(&clock));
+        adopted.sort();
+        assert_eq!(adopted, [name("store"), name("web-v2")]);
+        assert_eq!(all.adopt_backends(seconds(&clock)), []);
+        clock.advance(IDLE - Duration::from_secs(1));
+        assert_eq!(all.drop_idle(seconds(&clock)), []);
+        // A worker uses one of them.
+        all.outbound[&name("web")].used.note(seconds(&clock));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(all.drop_idle(seconds(&clock)), [name("idle")]);
+        assert_eq!(names(&all), ["pinned", "store", "web", "web-v2"]);
+        clock.advance(IDLE);
+        assert_eq!(all.drop_idle(seconds(&clock)), [name("web"), name("web-v2")]);
+        assert_eq!(names(&all), ["pinned", "store"], "an upstream is needed for as long as its port is open");
+    }
+
+    #[test]
+    fn deleted_in_use_and_denied_are_said_to_workers() {
+        let clock = ManualClock::at(NOW);
+        let context = context(&clock);
+        let mut all = Destinations::new(&settings(), &context, Vec::new(), &clock);
+        let state = |all: &Destinations| {
+            all.snapshot(2, context.clone()).outbound.get(&name("pinned")).map(|d| match &d.state {
+                DestinationState::Ready(_) => "ready",
+                DestinationState::Missing => "missing",
+                DestinationState::Denied(_) => "denied",
+                DestinationState::Rejected(_) => "rejected",
+            })
+        };
+        assert_eq!(state(&all), None, "no answer is not an answer");
+        all.update(&outbound("pinned"), &routed("pinned", "pinned"), 1);
+        assert_eq!(state(&all), Some("ready"));
+        assert!(all.good(&outbound("pinned")).is_some());
+        all.ended(&outbound("pinned"), None);
+        assert_eq!((state(&all), all.good(&outbound("pinned"))), (Some("missing"), None));
+        all.ended(&outbound("pinned"), Some("not yours"));
+        assert_eq!(state(&all), Some("denied"));
+        // It comes back, broken from the start: closed, with a reason.
+        let broken = change("Service", "v1", "pinned", r#"{"ports":7}"#);
+        let verdicts = all.update(&outbound("pinned"), &[broken], 2);
+        assert!(verdicts[0].error.is_some());
+        assert_eq!(state(&all), Some("rejected"));
+    }
+
+    #[test]
+    fn the_mesh_default_reaches_inbound_plans_and_egress() {
+        let clock = ManualClock::at(NOW);
+        let mut settings = settings();
+        settings.ports.push(ServedPort { port: 80, protocol: leno_model::AppProtocol::Http, app: None });
+        let mut all = Destinations::new(&settings, &context(&clock), Vec::new(), &clock);
+        assert!(!all.inbound_answered());
+        let own = CollectionName::Inbound(name("cart"));
+        all.update(&own, &[change("Service", "v1", "cart", r#"{"ports":[{"port":80}]}"#)], 1);
+        assert!(all.inbound_answered());
+        let caller = SpiffeId::new("spiffe://mesh.leno/ns/shop/sa/web").unwrap();
+        let allowed = |all: &Destinations| {
+            all.inbound[&name("cart")].plan.as_ref().unwrap().ports[&80].access.decide(Some(&caller), 80, None).allowed
+        };
+        assert!(allowed(&all) && !all.view.may_leave("example.com", 443), "closed before the configuration is known");
+        let mesh = |spec: &str| {
+            let body = format!(
+                r#"{{"apiVersion":"leno.dev/v1alpha1","kind":"MeshConfig","metadata":{{"name":"mesh","namespace":"leno-system"}},"spec":{spec}}}"#
+            );
+            [Change { key: Key::new("MeshConfig", "leno-system", "mesh"), entry: Some(Entry::new(Bytes::from(body))) }]
+        };
+        all.update(&CollectionName::Mesh, &mesh("{}"), 1);
+        assert!(allowed(&all) && all.view.may_leave("example.com", 443));
+        all.update(&CollectionName::Mesh, &mesh(r#"{"access":"deny","egress":"deny"}"#), 2);
+        assert!(!allowed(&all) && !all.view.may_leave("example.com", 443));
+        // What cannot be understood leaves the last good one.
+        all.update(&CollectionName::Mesh, &mesh("7"), 3);
+        assert!(!allowed(&all) && !all.view.may_leave("example.com", 443));
+    }
+}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use leno_discovery::client::{self, ClientError, Stream};
 use leno_discovery::proto;
 use leno_discovery::session::ClientSettings;
-use leno_discovery::{ClientEvent, ClientSession, CollectionName, snapshot as stored};
+use leno_discovery::{ClientEvent, ClientSession, CollectionName, limits, snapshot as stored};
 use leno_identity::KeyPair;
 use leno_model::SpiffeId;
 use leno_net::tls::TlsIdentity;
@@ -24,7 +24,7 @@ use super::enrol::{JoinError, renew_apart};
 use super::state_dir::StateDir;
 use super::status::ControlStatus;
 use super::trust::Trust;
-use super::{Command, announced};
+use super::{Command, registration};
 use crate::settings::ProxySettings;
 use crate::snapshot::{ControlLink, Snapshot, Wish};
 
@@ -32,6 +32,8 @@ use crate::snapshot::{ControlLink, Snapshot, Wish};
 const SWEEP: Duration = Duration::from_secs(30);
 /// Changes are gathered for so long before they are written to disk: a burst of edits costs one write.
 const STORE_AFTER: Duration = Duration::from_millis(200);
+/// Pause after a registration that was refused. What refused it may pass: a store that failed, a grant that is on its way.
+const REGISTER_AGAIN: Duration = Duration::from_secs(10);
 /// Largest answer to a query.
 const MAX_ANSWER: usize = 1 << 20;
 
@@ -49,7 +51,7 @@ pub(super) struct Parts {
 
 /// An attempt at a stream, or at renewing an expired leaf first.
 enum Attempt {
-    Stream(Result<Stream, ClientError>),
+    Stream(Box<Result<Stream, ClientError>>),
     Renewed(Box<Result<(KeyPair, TlsIdentity), JoinError>>),
 }
 
@@ -66,6 +68,9 @@ pub(super) struct Driver {
     /// Where the hop listens, once it does.
     hop: Option<std::net::SocketAddr>,
     registered: bool,
+    register_at: Option<Instant>,
+    /// A stream that has not said Welcome by then is left.
+    welcome_by: Option<Instant>,
     draining: Option<oneshot::Sender<()>>,
     problem: Option<String>,
     unanswered: u64,
@@ -109,6 +114,8 @@ impl Driver {
             version: 1,
             hop: None,
             registered: false,
+            register_at: None,
+            welcome_by: None,
             draining: None,
             problem: None,
             unanswered: 0,
@@ -173,6 +180,11 @@ impl Driver {
                 Woken::Saved => self.saving = None,
                 Woken::Time => {}
             }
+            if self.welcome_by.is_some_and(|t| t <= Instant::now()) {
+                stream = None;
+                let reason = leno_model::Reason::ControlPlaneUnreachable;
+                self.lost(Some((reason, "the stream was opened, and no Welcome came".to_owned())));
+            }
             self.on_time();
             if self.parts.trust.is_due() && self.session.is_up() {
                 self.ask_for_certificate();
@@ -209,7 +221,8 @@ impl Driver {
         let now = Instant::now();
         let renewal = self.session.is_up().then(|| now + self.parts.trust.wait());
         let save = self.save_at.filter(|_| self.saving.is_none());
-        let all = [self.session.deadline(), self.session.attempt_at(), renewal, save, Some(self.sweep_at)];
+        let own = [self.register_at, self.welcome_by, renewal, save, Some(self.sweep_at)];
+        let all = [self.session.deadline(), self.session.attempt_at()].into_iter().chain(own);
         // An attempt that is overdue is under way.
         all.into_iter()
             .flatten()
@@ -228,13 +241,18 @@ impl Driver {
         self.session.connected();
         let first: Vec<proto::ClientMessage> = std::iter::from_fn(|| self.session.next_message()).collect();
         let connector = connector(&targets, Expect::control_plane(context));
-        Box::pin(async move { Attempt::Stream(client::connect(&connector, first).await) })
+        Box::pin(async move { Attempt::Stream(Box::new(client::connect(&connector, first).await)) })
     }
 
     fn attempted(&mut self, outcome: Attempt) -> Option<Stream> {
         match outcome {
-            Attempt::Stream(Ok(stream)) => return Some(stream),
-            Attempt::Stream(Err(error)) => self.lost(Some((error.reason(), error.to_string()))),
+            Attempt::Stream(outcome) => match *outcome {
+                Ok(stream) => {
+                    self.welcome_by = Some(Instant::now() + limits::HELLO_TIMEOUT);
+                    return Some(stream);
+                }
+                Err(error) => self.lost(Some((error.reason(), error.to_string()))),
+            },
             Attempt::Renewed(outcome) => match *outcome {
                 Ok((key, tls)) => {
                     self.parts.trust.renewed(&key, tls);
@@ -249,6 +267,7 @@ impl Driver {
 
     fn lost(&mut self, problem: Option<(leno_model::Reason, String)>) {
         let was_up = self.session.is_up();
+        self.welcome_by = None;
         self.session.disconnected(Instant::now(), self.random.unit());
         self.parts.trust.interrupted();
         self.registered = false;
@@ -303,8 +322,11 @@ impl Driver {
             return;
         }
         let Some(hop) = self.hop else { return };
-        let Some(address) = announced(&self.parts.settings, hop, self.parts.targets.local_address()) else { return };
-        let registration = registration(&self.parts, address);
+        let Some(address) = registration::announced(&self.parts.settings, hop, self.parts.targets.local_address())
+        else {
+            return;
+        };
+        let registration = registration::message(&self.parts, address);
         self.session.register(registration);
     }
 
@@ -327,6 +349,7 @@ impl Driver {
             ClientEvent::Welcome(welcome) => {
                 tracing::info!(software = welcome.software, "connected to the control plane");
                 self.problem = None;
+                self.welcome_by = None;
                 self.register();
             }
             ClientEvent::Update { collection, changes, version } => {
@@ -396,6 +419,9 @@ impl Driver {
             _ => {
                 self.registered = false;
                 tracing::error!(problem = text, "the registration was refused");
+                // A newer generation of this instance is there: trying on would only be refused again.
+                let superseded = refused.reason == leno_model::Reason::Draining.as_str();
+                self.register_at = (!superseded).then(|| Instant::now() + REGISTER_AGAIN);
             }
         }
         self.problem = Some(text);
@@ -443,6 +469,10 @@ impl Driver {
         let now = Instant::now();
         for event in self.session.tick(now) {
             self.event(event);
+        }
+        if self.register_at.is_some_and(|t| t <= now) {
+            self.register_at = None;
+            self.register();
         }
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP;
@@ -545,36 +575,5 @@ async fn saved(saving: &mut Option<JoinHandle<()>>) {
         // A panic in the writer was reported by the runtime; the files are written again with the next change.
         Some(handle) => drop(handle.await),
         None => std::future::pending().await,
-    }
-}
-
-fn registration(parts: &Parts, address: std::net::SocketAddr) -> proto::Register {
-    let settings = &parts.settings;
-    let port = |p: &crate::settings::ServedPort| proto::RegisteredPort {
-        name: String::new(),
-        port: p.port.into(),
-        target_port: p.app_address().port().into(),
-        protocol: p.protocol.as_str().to_owned(),
-    };
-    let service = proto::RegisteredService {
-        name: settings.service.name.to_string(),
-        ports: settings.ports.iter().map(port).collect(),
-    };
-    // A member that only calls registers too: a rotation waits for every live registration.
-    let services = if settings.ports.is_empty() { Vec::new() } else { vec![service] };
-    proto::Register {
-        instance: parts.client.instance.clone(),
-        generation: parts.generation,
-        namespace: settings.service.namespace.to_string(),
-        services,
-        addresses: vec![proto::TransportAddress {
-            transport: "leno/1".to_owned(),
-            address: address.to_string(),
-            port: 0,
-        }],
-        labels: settings.labels.clone(),
-        zone: settings.zone.clone().unwrap_or_default(),
-        conditions: if settings.allow_exposed { vec!["exposed_app".to_owned()] } else { Vec::new() },
-        ..proto::Register::default()
     }
 }

@@ -160,14 +160,14 @@ mod tests {
         let mut replica = Replica::default();
         assert_eq!(apply(&mut replica, &[web(80)]), (vec![80], vec![None]));
         let broken = put("Service", "v1", "web", r#"{"ports":"none"}"#);
-        let (ports, errors) = apply(&mut replica, &[broken.clone()]);
+        let (ports, errors) = apply(&mut replica, std::slice::from_ref(&broken));
         assert_eq!(ports, [80]);
         assert!(errors[0].is_some() && replica.refused().len() == 1);
         let mut restarted = Replica::stored(replica.in_use().clone());
         assert_eq!(apply(&mut restarted, &[]), (vec![80], vec![]));
         assert_eq!(apply(&mut replica, &[web(81)]), (vec![81], vec![None]));
         assert!(replica.refused().is_empty());
-        apply(&mut replica, &[broken.clone()]);
+        apply(&mut replica, std::slice::from_ref(&broken));
         assert_eq!(apply(&mut replica, &[Change { entry: None, ..broken }]), (vec![], vec![]));
         assert!(replica.refused().is_empty());
     }
