@@ -107,6 +107,13 @@ impl Body {
         std::future::poll_fn(|cx| self.poll_frame(cx)).await
     }
 
+    /// For a reader that needs nothing more: asks once for the end, so that a source that counts sees it if it is there.
+    pub(crate) async fn settle(&mut self) {
+        if !self.is_end() {
+            let _ = std::future::poll_fn(|cx| Poll::Ready(self.poll_frame(cx).is_ready())).await;
+        }
+    }
+
     /// Whether it is known without polling that nothing (more) will come.
     #[must_use]
     pub fn is_end(&self) -> bool {

@@ -71,6 +71,7 @@ fn log_target(target: &AccessLogTarget) -> LogTarget {
     match target {
         AccessLogTarget::Off => LogTarget::Off,
         AccessLogTarget::Stdout => LogTarget::Stdout,
+        AccessLogTarget::Stderr => LogTarget::Stderr,
         AccessLogTarget::File(path) => LogTarget::File(path.clone()),
     }
 }
@@ -99,7 +100,7 @@ async fn live(settings: Arc<ProxySettings>, listeners: Listeners, telemetry: Arc
     handle.serve(plane.addresses().hop).await;
     let ready = async {
         ready(&settings, plane.process(), &handle, &worker_link).await;
-        announce(&settings, &plane)?;
+        announce_ready(&settings, &plane)?;
         std::future::pending::<io::Result<Signal>>().await
     };
     let signal = tokio::select! {
@@ -109,7 +110,9 @@ async fn live(settings: Arc<ProxySettings>, listeners: Listeners, telemetry: Arc
     tokio::select! {
         () = wind_up(&settings, &plane, &handle, signal) => {}
         // Asked twice: whoever asks does not want to wait.
-        () = asked_to_end(&mut signals) => tracing::warn!("asked again to end: what is under way is cut"),
+        () = asked_to_end(&mut signals), if !settings.supervised => {
+            tracing::warn!("asked again to end: what is under way is cut");
+        }
     }
     drop(telemetry);
     plane.stop();
@@ -148,25 +151,24 @@ async fn wind_up(settings: &ProxySettings, plane: &DataPlane, handle: &ControlHa
     }
     plane.drain(Side::Inbound, deadlines).await;
     if settings.supervised {
-        program_ended().await;
+        // An error means that nobody reads the announcement: then nobody waits for it either.
+        let _ = announce(settings, &serde_json::json!({"leno": "inbound_drained"}));
+        input_closed().await;
     }
     // The application may call others until its own callers have been answered.
     plane.drain(Side::Outbound, deadlines).await;
 }
 
-/// Tells the supervisor that inbound has ended, and waits until it closes standard input: the program may call others until it is
-/// gone. A supervisor that died has closed it too.
-async fn program_ended() {
-    let mut out = io::stdout();
-    // Without a supervisor to read it there is nobody to tell.
-    let _ = writeln!(out, "{}", serde_json::json!({"leno": "inbound_drained"})).and_then(|()| out.flush());
-    let (ended, end) = tokio::sync::oneshot::channel();
-    // A thread of its own: a read of standard input cannot be cancelled, and the runtime must not wait for it at its end.
-    std::thread::spawn(move || {
+/// Until standard input is closed. The reading thread is left behind if the process ends first.
+async fn input_closed() {
+    let (closed, wait) = tokio::sync::oneshot::channel::<()>();
+    let reading = std::thread::Builder::new().name("leno-stdin".to_owned()).spawn(move || {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        let _ = ended.send(());
+        drop(closed);
     });
-    let _ = end.await;
+    if reading.is_ok() {
+        let _ = wait.await;
+    }
 }
 
 /// What is missing before the proxy is ready; empty when it is.
@@ -212,16 +214,22 @@ async fn ready(settings: &ProxySettings, process: &Process, handle: &ControlHand
     }
 }
 
-fn announce(settings: &ProxySettings, plane: &DataPlane) -> io::Result<()> {
-    tracing::info!(hop = %plane.addresses().hop, admin = %plane.addresses().admin, "ready");
-    if settings.announce == Announce::Json {
-        let mut line = serde_json::to_value(plane.addresses()).map_err(io::Error::other)?;
-        line["leno"] = "ready".into();
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}")?;
-        out.flush()?;
+fn announce_ready(settings: &ProxySettings, plane: &DataPlane) -> io::Result<()> {
+    let addresses = plane.addresses();
+    tracing::info!(hop = %addresses.hop, admin = %addresses.admin, "ready");
+    let mut event = serde_json::to_value(addresses).map_err(io::Error::other)?;
+    event["leno"] = "ready".into();
+    announce(settings, &event)
+}
+
+/// One line on standard output for whoever started the proxy; the field `leno` names the event.
+fn announce(settings: &ProxySettings, event: &serde_json::Value) -> io::Result<()> {
+    if settings.announce != Announce::Json {
+        return Ok(());
     }
-    Ok(())
+    let mut out = io::stdout().lock();
+    writeln!(out, "{event}")?;
+    out.flush()
 }
 
 fn pages(

@@ -62,8 +62,8 @@ pub struct ProxySettings {
     pub max_connections: Option<usize>,
     /// Print one JSON line with all addresses on stdout when ready.
     pub announce: Announce,
-    /// Started by `leno run`: a drain says on stdout when inbound has ended, and outbound stays until stdin is closed, which says that
-    /// the program is gone.
+    /// A supervisor started this proxy beside a program: a drain leaves outbound open until standard input closes, which says
+    /// that the program is gone, and a repeated signal cuts nothing, because the supervisor has its own deadline.
     pub supervised: bool,
 }
 
@@ -220,6 +220,8 @@ pub enum AccessLogTarget {
     Off,
     /// JSON lines on standard output.
     Stdout,
+    /// JSON lines on standard error.
+    Stderr,
     /// JSON lines appended to a file.
     File(PathBuf),
 }

@@ -121,6 +121,8 @@ pub enum LogTarget {
     Off,
     /// Standard output.
     Stdout,
+    /// Standard error.
+    Stderr,
     /// Appended to a file.
     File(PathBuf),
 }
@@ -173,6 +175,7 @@ impl LogWriter {
         let out: Box<dyn Write + Send> = match target {
             LogTarget::Off => return Ok(Self { sender: LogSender { channel: None, dropped }, thread: None }),
             LogTarget::Stdout => Box::new(io::stdout()),
+            LogTarget::Stderr => Box::new(io::stderr()),
             LogTarget::File(path) => Box::new(open(path)?),
         };
         Self::start_on(out, dropped)

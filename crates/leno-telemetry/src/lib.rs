@@ -15,5 +15,5 @@ pub mod trace;
 
 pub use access_log::{AccessRecord, LogSender, LogTarget, LogWriter};
 pub use histogram::{Histogram, Summary};
-pub use metrics::{Direction, Edge, EdgeMetrics, Listener, Metrics, Outcome, WorkerMetrics};
+pub use metrics::{Direction, Edge, EdgeMemo, EdgeMetrics, EdgeRef, Listener, Metrics, Outcome, WorkerMetrics};
 pub use trace::{RemoteSpan, Span};

@@ -22,9 +22,11 @@ use crate::histogram::Histogram;
 
 pub mod catalogue;
 mod exposition;
+mod memo;
 mod process;
 mod snapshot;
 
+pub use memo::{EdgeMemo, EdgeRef};
 use process::Process;
 pub use snapshot::{EdgeTotals, Snapshot};
 
@@ -188,7 +190,7 @@ struct EdgeCells {
     retries: Cell,
 }
 
-/// The worker's handle on one edge: keep it, do not look it up per request.
+/// The worker's handle on one edge: keep it, or find it by an [`EdgeMemo`], rather than by hashing per request.
 #[derive(Debug)]
 pub struct EdgeMetrics {
     cells: Arc<EdgeCells>,

@@ -12,7 +12,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::parse::{FieldSpans, HeadScanner, ParseError, trailers};
+use super::parse::{FieldSpan, HeadScanner, ParseError, trailers};
 
 /// Bytes of one chunk's extension. Signatures, the only ones ever seen in use (AWS streaming uploads), take about 90.
 const MAX_EXTENSION: usize = 256;
@@ -31,7 +31,7 @@ pub enum Event {
     /// A piece of the body, at most one chunk.
     Data(Bytes),
     /// The end, with a trailer block and where its lines lie (empty if there were none).
-    End(Bytes, FieldSpans),
+    End(Bytes, Vec<FieldSpan>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +170,7 @@ impl Decoder {
         if self.trailers.len() == STAND_IN.len() && input.starts_with(b"\r\n") {
             let _ = input.split_to(2);
             self.state = State::Done;
-            return Ok(Some(Event::End(Bytes::new(), FieldSpans::new())));
+            return Ok(Some(Event::End(Bytes::new(), Vec::new())));
         }
         if input.is_empty() {
             return Ok(None);
@@ -190,7 +190,7 @@ impl Decoder {
         self.trailers.truncate(range.end);
         let block = std::mem::take(&mut self.trailers).freeze().slice(STAND_IN.len()..);
         self.state = State::Done;
-        let spans = if block.len() == 2 { FieldSpans::new() } else { trailers(&block)? };
+        let spans = if block.len() == 2 { Vec::new() } else { trailers(&block)?.into_vec() };
         Ok(Some(Event::End(block, spans)))
     }
 }
@@ -212,8 +212,10 @@ mod tests {
 
     use super::*;
 
+    type Decoded = (Vec<u8>, Option<usize>, Vec<u8>);
+
     /// Feeds `input` in pieces of `step`; returns body, trailer names and what is left.
-    fn decode(input: &[u8], step: usize) -> Result<(Vec<u8>, Option<usize>, Vec<u8>), ParseError> {
+    fn decode(input: &[u8], step: usize) -> Result<Decoded, ParseError> {
         let mut decoder = Decoder::default();
         let (mut body, mut end, mut pending) = (Vec::new(), None, Bytes::new());
         let mut pieces = input.chunks(step);

@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -157,7 +157,7 @@ impl Exchange<'_> {
             let progress = Cell::new(0);
             let io = Rc::clone(lease.io());
             let mut writer = Writer::new(&io, &progress, Some(self.client.settings.write_timeout));
-            writer.request(&head, &self.fallback_host());
+            writer.request(&head, self.address);
             if let Err(error) = writer.send(&mut body).await {
                 if let (0, Some(body), SendError::Io(_)) = (writer.sent, spare, &error) {
                     return Err(Failure::Unsent(Box::new(Request { head, body, interim })));
@@ -175,17 +175,13 @@ impl Exchange<'_> {
             io: Rc::clone(lease.io()),
             head,
             body,
-            host: self.fallback_host(),
+            address: self.address,
             gate: Rc::clone(&gate),
             is_tunnel,
             stall: self.client.settings.write_timeout,
         });
         lease.pump = Some((Pump::start(pump).await, gate));
         self.answer(lease, interim.as_ref(), is_tunnel).await.map_err(Failure::Stream)
-    }
-
-    fn fallback_host(&self) -> String {
-        self.address.to_string()
     }
 
     /// Reads heads until the final one.
@@ -218,14 +214,14 @@ impl Exchange<'_> {
         let started = Cell::new(false);
         let source = lease.source();
         let mut head = pin!(source.head(&started));
-        let mut waited = pin!(tokio::time::sleep(self.client.settings.continue_timeout));
-        let mut is_waiting = lease.is_waiting_for_100();
+        let limit = self.client.settings.continue_timeout;
+        let mut waited = pin!(lease.is_waiting_for_100().then(|| tokio::time::sleep(limit)));
         let block = poll_fn(|cx| {
             if let Poll::Ready(result) = head.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(head_error));
             }
-            if is_waiting && waited.as_mut().poll(cx).is_ready() {
-                is_waiting = false;
+            let is_late = |timer: Pin<&mut tokio::time::Sleep>, cx: &mut Context<'_>| timer.poll(cx).is_ready();
+            if lease.is_waiting_for_100() && waited.as_mut().as_pin_mut().is_some_and(|timer| is_late(timer, cx)) {
                 lease.open_gate(true);
             }
             // The caller's own failure ends the exchange; the application closing its reading side does not, it may still answer.
@@ -296,7 +292,7 @@ struct PumpParts {
     io: Rc<TcpStream>,
     head: crate::head::RequestHead,
     body: Body,
-    host: String,
+    address: SocketAddr,
     gate: Rc<Gate>,
     is_tunnel: bool,
     stall: Duration,
@@ -306,7 +302,7 @@ struct PumpParts {
 async fn pump(mut parts: PumpParts) -> Result<bool, SendError> {
     let progress = Cell::new(0);
     let mut writer = Writer::new(&parts.io, &progress, (!parts.is_tunnel).then_some(parts.stall));
-    writer.request(&parts.head, &parts.host);
+    writer.request(&parts.head, parts.address);
     if parts.gate.is_closed() {
         writer.flush().await?;
         if !parts.gate.passed().await {

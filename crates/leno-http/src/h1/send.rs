@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -91,14 +92,17 @@ impl<'a> Writer<'a> {
         Self { io, out: Buffer::take(), coding: Coding::None, sent: 0, progress, stall }
     }
 
-    /// Appends the head of a request. `fallback_host` stands in for a missing authority (HTTP/1.0 callers).
-    pub fn request(&mut self, head: &RequestHead, fallback_host: &str) {
+    /// Appends the head of a request. `address` stands in for a missing authority (HTTP/1.0 callers).
+    pub fn request(&mut self, head: &RequestHead, address: SocketAddr) {
         let out = &mut self.out.0;
         out.extend_from_slice(head.method.as_str().as_bytes());
         out.push(b' ');
         out.extend_from_slice(&head.target);
         out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
-        out.extend_from_slice(if head.authority.is_empty() { fallback_host.as_bytes() } else { &head.authority });
+        match head.authority.is_empty() {
+            true => out.extend_from_slice(address.to_string().as_bytes()),
+            false => out.extend_from_slice(&head.authority),
+        }
         out.extend_from_slice(b"\r\n");
         head.fields.write_lines(out);
         let is_te = head.fields.contains("te");
@@ -228,7 +232,9 @@ impl<'a> Writer<'a> {
                 }
             }
         }
-        self.flush().await
+        self.flush().await?;
+        body.settle().await;
+        Ok(())
     }
 
     async fn data(&mut self, data: Bytes) -> Result<(), SendError> {
@@ -339,7 +345,11 @@ fn write_status(out: &mut Vec<u8>, status: u16) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::h1::parse::HeadScanner;
+    use crate::h1::request;
     use crate::head::Method;
 
     #[test]
@@ -355,7 +365,7 @@ mod tests {
     async fn heads() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let progress = Cell::new(0);
+        let (progress, address) = (Cell::new(0), SocketAddr::from(([10, 0, 0, 1], 80)));
         let text = |act: &dyn Fn(&mut Writer<'_>)| {
             let mut writer = Writer::new(&io, &progress, None);
             act(&mut writer);
@@ -366,11 +376,11 @@ mod tests {
         request.length = BodyLength::Unknown;
         request.expect_continue = true;
         assert_eq!(
-            text(&|w| w.request(&request, "")),
+            text(&|w| w.request(&request, address)),
             "POST /a?b HTTP/1.1\r\nhost: web:80\r\nte: trailers\r\nconnection: te\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n"
         );
         let old = RequestHead::new(Method::Get, "", "/");
-        assert_eq!(text(&|w| w.request(&old, "10.0.0.1:80")), "GET / HTTP/1.1\r\nhost: 10.0.0.1:80\r\n\r\n");
+        assert_eq!(text(&|w| w.request(&old, address)), "GET / HTTP/1.1\r\nhost: 10.0.0.1:80\r\n\r\n");
         for (status, length, version, is_head, keep, expected) in [
             (200, BodyLength::Exact(3), Version::Http11, false, true, "content-length: 3\r\n\r\n"),
             (200, BodyLength::None, Version::Http11, false, true, "content-length: 0\r\n\r\n"),
@@ -398,5 +408,45 @@ mod tests {
             assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{line}");
             assert_eq!(rest.trim_start(), expected.trim_start(), "{status} {length:?} {version:?} {is_head}");
         }
+    }
+
+    proptest! {
+        /// What is written is read as the same request.
+        #[test]
+        fn requests_round_trip(
+            target in "/[!-\"$-~]{0,20}",
+            names in prop::collection::vec("x-[a-zA-Z0-9!#$%&'*+.^_`|~-]{1,12}", 0..20),
+            values in prop::collection::vec("[!-~\u{80}-\u{ff}]([ -~\t]{0,20}[!-~])?", 20),
+            length in prop_oneof![Just(BodyLength::None), any::<u32>().prop_map(|n| BodyLength::Exact(n.into())), Just(BodyLength::Unknown)],
+            expect in any::<bool>(),
+            upgrade in any::<bool>(),
+        ) {
+            let mut head = RequestHead::new(Method::Put, "Web.shop:80", target.into_bytes());
+            for (name, value) in names.iter().zip(&values) {
+                head.fields.append(name, value.as_bytes());
+            }
+            head.length = length;
+            let has_body = !matches!(length, BodyLength::None | BodyLength::Exact(0));
+            head.expect_continue = expect && has_body;
+            head.upgrade = (upgrade && !has_body).then(|| Bytes::from_static(b"websocket"));
+            let wire = Bytes::from(wire_of(&head));
+            let range = HeadScanner::default().scan(&wire).unwrap().unwrap();
+            prop_assert_eq!(range.clone(), 0..wire.len());
+            let parsed = request::parse(&wire).unwrap();
+            prop_assert!(parsed.keep_alive && parsed.chunked == (length == BodyLength::Unknown));
+            prop_assert_eq!(parsed.head, head);
+        }
+    }
+
+    fn wire_of(head: &RequestHead) -> Vec<u8> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _guard = runtime.enter();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let io = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        io.set_nonblocking(true).unwrap();
+        let (io, progress) = (TcpStream::from_std(io).unwrap(), Cell::new(0));
+        let mut writer = Writer::new(&io, &progress, None);
+        writer.request(head, SocketAddr::from(([127, 0, 0, 1], 80)));
+        std::mem::take(&mut writer.out.0)
     }
 }

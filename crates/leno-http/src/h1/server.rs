@@ -206,13 +206,14 @@ impl Connection {
         H: Fn(Request) -> F,
         F: Future<Output = Result<Response, Refusal>>,
     {
-        let asked = Asked {
+        let mut asked = Asked {
             version: parsed.head.version,
             is_head: parsed.head.method == Method::Head,
             is_connect: parsed.head.method == Method::Connect,
             is_upgrade: parsed.head.upgrade.is_some(),
             is_grpc: parsed.head.is_grpc(),
             keep_alive: parsed.keep_alive,
+            awaits_continue: parsed.head.expect_continue,
         };
         let framing = match parsed.head.length {
             _ if asked.switches() => Framing::Gated,
@@ -239,7 +240,9 @@ impl Connection {
         let body = if has_body { Body::H1(body) } else { Body::Empty };
         // Pinned before it is lent: handed over by value it would take its place in this future twice.
         let work = pin!(handler(Request { head: parsed.head, body, interim }));
-        match self.handle(work, &outbox).await {
+        let answer = self.handle(work, &outbox).await;
+        asked.awaits_continue &= !outbox.continued.get();
+        match answer {
             Ok(Ok(response)) => self.answer(asked, response).await,
             Ok(Err(refusal)) => self.answer(asked, refusal.into_response(asked.is_grpc)).await,
             Err(Cut::Early) => self.refuse(Refusal::new(Reason::MalformedRequest, EARLY)).await,
@@ -312,7 +315,8 @@ impl Connection {
             writer.switch(&head);
             self.source.open_gate();
         } else {
-            let wanted = asked.keep_alive && !asked.switches() && !self.drain.is_draining();
+            let in_doubt = asked.switches() || (asked.awaits_continue && !self.source.is_done());
+            let wanted = asked.keep_alive && !in_doubt && !self.drain.is_draining();
             keep_alive = writer.response(&head, asked.version, asked.is_head, body.is_end(), wanted);
         }
         drop(head);
@@ -498,6 +502,8 @@ struct Asked {
     is_upgrade: bool,
     is_grpc: bool,
     keep_alive: bool,
+    /// The client holds its body back and has not been told to send it. Whether it sends it after a final answer is its choice.
+    awaits_continue: bool,
 }
 
 impl Asked {

@@ -32,11 +32,14 @@ use crate::refusal::StreamError;
 
 /// Connections to one address. More than one only helps against servers that allow few streams.
 const MAX_CONNECTIONS: usize = 4;
+/// How often a server's stream limit is looked at while it is reached.
+const LIMIT_CHECK: Duration = Duration::from_millis(100);
 
 /// How connections are made and kept.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
-    /// Until a connection stands, its HTTP/2 preface included.
+    /// Until a connection stands, its HTTP/2 preface included; also how long a request waits for room when every connection is at
+    /// the server's stream limit.
     pub connect_timeout: Duration,
     /// How long a connection without streams is kept. HTTP/2 servers say GOAWAY before they close, so it may be long.
     pub idle_timeout: Duration,
@@ -66,6 +69,8 @@ pub struct Client {
 struct Inner {
     settings: ClientSettings,
     slots: RefCell<HashMap<SocketAddr, Slot>>,
+    /// Told whenever a stream has ended.
+    freed: Rc<Notify>,
     is_swept: Cell<bool>,
 }
 
@@ -93,7 +98,14 @@ impl Client {
     /// A client without connections.
     #[must_use]
     pub fn new(settings: ClientSettings) -> Self {
-        Self { inner: Rc::new(Inner { settings, slots: RefCell::default(), is_swept: Cell::new(false) }) }
+        Self {
+            inner: Rc::new(Inner {
+                settings,
+                slots: RefCell::default(),
+                freed: Rc::default(),
+                is_swept: Cell::new(false),
+            }),
+        }
     }
 
     /// Open connections.
@@ -116,20 +128,25 @@ impl Client {
     /// # Errors
     /// Why there is no response, and whether the request can have reached the application.
     pub async fn send(&self, address: SocketAddr, request: Request) -> Result<Response, StreamError> {
-        let converted = convert::to_request(&request.head, &address.to_string())
+        let converted = convert::to_request(&request.head, address)
             .map_err(|rule| StreamError::unprocessed(Reason::MalformedRequest, rule))?;
         let (connection, mut ready) = self.connection(address).await?;
         let Request { head, body, interim } = request;
         let is_tunnel = head.method == Method::Connect;
-        let is_end = !is_tunnel && body.is_end() && !matches!(head.length, BodyLength::Exact(1..));
-        let stream = Stream::begin(&connection);
+        let is_told_empty = matches!(head.length, BodyLength::None | BodyLength::Exact(0));
+        let is_end = !is_tunnel && (is_told_empty || (body.is_end() && head.length == BodyLength::Unknown));
+        let stream = Stream::begin(&connection, &self.inner.freed);
         let (response, sender) = ready.send_request(converted, is_end).map_err(|error| refused(&connection, &error))?;
         let gate = Rc::new(Gate::default());
         if !head.expect_continue {
             gate.open(true);
         }
         let pump = match is_end {
-            true => None,
+            true => {
+                let mut body = body;
+                body.settle().await;
+                None
+            }
             false => {
                 let stall = (!is_tunnel).then_some(self.inner.settings.write_timeout);
                 Some(Pump::start(pump(sender, body, head.length, Rc::clone(&gate), stall)).await)
@@ -160,28 +177,43 @@ impl Client {
     }
 
     async fn pick(&self, address: SocketAddr) -> Result<Rc<Connection>, StreamError> {
+        let mut deadline = None;
         loop {
+            // Made before the look, so that no stream's end is missed.
+            let freed = self.inner.freed.notified();
             let waiting = {
                 let mut slots = self.inner.slots.borrow_mut();
                 let slot = slots.entry(address).or_default();
                 slot.connections.retain(|c| !c.is_dead.get());
                 let best = slot.connections.iter().min_by_key(|c| c.streams.get());
                 if let Some(best) = best
-                    && (best.has_room() || slot.connections.len() >= MAX_CONNECTIONS)
+                    && best.has_room()
                 {
                     return Ok(Rc::clone(best));
                 }
                 match &slot.connecting {
-                    Some(connecting) => Rc::clone(connecting),
+                    Some(connecting) => Some(Rc::clone(connecting)),
+                    None if slot.connections.len() >= MAX_CONNECTIONS => None,
                     None => {
                         let connecting = Rc::new(Connecting::default());
                         slot.connecting = Some(Rc::clone(&connecting));
                         tokio::task::spawn_local(open(Rc::downgrade(&self.inner), address, Rc::clone(&connecting)));
-                        connecting
+                        Some(connecting)
                     }
                 }
             };
-            waiting.wait().await?;
+            match waiting {
+                Some(connecting) => connecting.wait().await?,
+                None => {
+                    let until = *deadline.get_or_insert_with(|| Instant::now() + self.inner.settings.connect_timeout);
+                    if Instant::now() >= until {
+                        let detail = "the server takes no more streams";
+                        return Err(StreamError::unprocessed(Reason::RefusedStream, detail));
+                    }
+                    // The server may also raise its limit, which nobody is told of.
+                    let _ = tokio::time::timeout_at(until.min(Instant::now() + LIMIT_CHECK), freed).await;
+                }
+            }
         }
     }
 }
@@ -233,7 +265,7 @@ async fn handshake(address: SocketAddr, limit: Duration) -> Result<Rc<Connection
     // Pings would find a dead peer too, but gRPC servers take frequent ones for an attack.
     let _ =
         socket2::SockRef::from(&io).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(Duration::from_secs(30)));
-    let (send, driver) = ::h2::client::Builder::new()
+    let (send, mut driver) = ::h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -242,6 +274,7 @@ async fn handshake(address: SocketAddr, limit: Duration) -> Result<Rc<Connection
         .handshake::<_, Bytes>(io)
         .await
         .map_err(|error| StreamError::unprocessed(Reason::UpstreamProtocolError, error.to_string()))?;
+    let pings = driver.ping_pong();
     let connection =
         Rc::new(Connection { send, streams: Cell::new(0), is_dead: Cell::new(false), used: Cell::new(Instant::now()) });
     let watched = Rc::downgrade(&connection);
@@ -252,6 +285,14 @@ async fn handshake(address: SocketAddr, limit: Duration) -> Result<Rc<Connection
             connection.is_dead.set(true);
         }
     });
+    // The server's SETTINGS come before its answer to a ping. Without its stream limit, the first requests could wait inside the
+    // `h2` crate for ever; and a server that speaks something else is found out before a request is lost to it.
+    if let Some(mut pings) = pings {
+        let no_http2 =
+            |error: ::h2::Error| StreamError::unprocessed(Reason::UpstreamProtocolError, format!("no HTTP/2: {error}"));
+        pings.send_ping(::h2::Ping::opaque()).map_err(no_http2)?;
+        poll_fn(|cx| pings.poll_pong(cx)).await.map_err(no_http2)?;
+    }
     Ok(connection)
 }
 
@@ -282,19 +323,23 @@ async fn sweep(inner: Weak<Inner>, idle_timeout: Duration) {
 }
 
 /// Counts a stream on its connection for as long as it lives.
-struct Stream(Rc<Connection>);
+struct Stream {
+    connection: Rc<Connection>,
+    freed: Rc<Notify>,
+}
 
 impl Stream {
-    fn begin(connection: &Rc<Connection>) -> Self {
+    fn begin(connection: &Rc<Connection>, freed: &Rc<Notify>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
-        Self(Rc::clone(connection))
+        Self { connection: Rc::clone(connection), freed: Rc::clone(freed) }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
-        self.0.used.set(Instant::now());
+        self.connection.streams.set(self.connection.streams.get() - 1);
+        self.connection.used.set(Instant::now());
+        self.freed.notify_waiters();
     }
 }
 
@@ -338,7 +383,7 @@ struct Exchange {
 
 impl Exchange {
     async fn answer(self, mut response: ResponseFuture, interim: Option<InterimSink>) -> Result<Response, StreamError> {
-        let mut waited = pin!(tokio::time::sleep(self.continue_timeout));
+        let mut waited = pin!(self.gate.is_closed().then(|| tokio::time::sleep(self.continue_timeout)));
         let response = poll_fn(|cx| {
             while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
                 if head.status() == http::StatusCode::CONTINUE {
@@ -358,7 +403,7 @@ impl Exchange {
                 }
                 return Poll::Ready(result.map_err(|error| Side::Upstream.failure(&error)));
             }
-            if self.gate.is_closed() && waited.as_mut().poll(cx).is_ready() {
+            if self.gate.is_closed() && waited.as_mut().as_pin_mut().is_some_and(|timer| timer.poll(cx).is_ready()) {
                 self.gate.open(true);
             }
             if let Some(pump) = &self.pump

@@ -1,5 +1,7 @@
 //! Between HTTP/2 header maps and our heads (RFC 9113 section 8).
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use leno_model::Reason;
@@ -171,11 +173,14 @@ pub(super) fn set_length(map: &mut HeaderMap, length: BodyLength) {
     }
 }
 
-/// A request for the `h2` crate. `fallback` stands in for a missing authority.
-pub(super) fn to_request(head: &RequestHead, fallback: &str) -> Result<http::Request<()>, &'static str> {
-    let authority = if head.authority.is_empty() { fallback.as_bytes() } else { &head.authority };
+/// A request for the `h2` crate. The address stands in for a missing authority.
+pub(super) fn to_request(head: &RequestHead, address: SocketAddr) -> Result<http::Request<()>, &'static str> {
+    let authority = match head.authority.is_empty() {
+        true => http::uri::Authority::try_from(address.to_string()),
+        false => http::uri::Authority::try_from(&head.authority[..]),
+    };
     let mut uri = http::uri::Parts::default();
-    uri.authority = Some(http::uri::Authority::try_from(authority).map_err(|_| "invalid authority")?);
+    uri.authority = Some(authority.map_err(|_| "invalid authority")?);
     if head.method != Method::Connect {
         uri.scheme = Some(http::uri::Scheme::HTTP);
         uri.path_and_query = Some(http::uri::PathAndQuery::try_from(&head.target[..]).map_err(|_| "invalid path")?);
@@ -282,7 +287,8 @@ mod tests {
         head.fields.append("TE", b"trailers");
         head.fields.append("Connection", b"x");
         head.length = BodyLength::Unknown;
-        let found = request(to_request(&head, "").unwrap().into_parts().0, false).unwrap();
+        let found =
+            request(to_request(&head, SocketAddr::from(([127, 0, 0, 1], 80))).unwrap().into_parts().0, false).unwrap();
         head.fields.remove("connection");
         head.version = Version::Http2;
         assert_eq!(found, head);

@@ -50,6 +50,7 @@ pub(super) async fn send_body(
                 let is_last = body.is_end() && left.is_none_or(|left| left == 0);
                 send_data(stream, data, is_last, stall).await?;
                 if is_last {
+                    body.settle().await;
                     return Ok(());
                 }
             }

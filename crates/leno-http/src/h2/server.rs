@@ -249,6 +249,7 @@ async fn answer(
     let is_tunnel = asked.is_tunnel && (200..300).contains(&head.status);
     let is_bodiless = !is_tunnel && (asked.is_head || matches!(head.status, 204 | 304));
     if is_bodiless {
+        body.settle().await;
         body = Body::Empty;
     }
     let length = if is_bodiless { BodyLength::None } else { head.length };
@@ -265,13 +266,16 @@ async fn send(
     settings: &ServerSettings,
     _held: Body,
 ) -> Outcome {
-    let is_end = body.is_end() && !is_tunnel && !matches!(length, BodyLength::Exact(1..));
+    // A head that knows of no body ends the stream itself: gRPC calls that trailers-only, and takes nothing else for it.
+    let is_told_empty = matches!(length, BodyLength::None | BodyLength::Exact(0));
+    let is_end = !is_tunnel && (is_told_empty || (body.is_end() && length == BodyLength::Unknown));
     let sent = respond.borrow_mut().send_response(head, is_end);
     let Ok(mut stream) = sent else {
         settings.tell_cut(Reason::DownstreamReset);
         return Outcome::Reset;
     };
     if is_end {
+        body.settle().await;
         return Outcome::Answered;
     }
     let stall = (!is_tunnel).then_some(settings.write_timeout);

@@ -241,6 +241,24 @@ fn more_calls_than_the_server_takes_streams() {
 }
 
 #[test]
+fn a_server_that_takes_no_streams_is_not_waited_for() {
+    run(async {
+        let settings = ServerSettings { max_streams: 0, ..ServerSettings::default() };
+        let server = serve_with(Speaks::Http2, settings, echo).await;
+        let client =
+            Client::new(ClientSettings { connect_timeout: Duration::from_millis(50), ..ClientSettings::default() });
+        for _ in 0..3 {
+            let error = client.send(server.address, call(Body::Empty)).await.unwrap_err();
+            assert_eq!((error.reason, error.unprocessed), (Reason::RefusedStream, true));
+        }
+        assert!(server.accepted.get() <= 4);
+        let http1 = serve(Speaks::Http1, echo).await;
+        let error = client.send(http1.address, call(Body::Empty)).await.unwrap_err();
+        assert_eq!((error.reason, error.unprocessed), (Reason::UpstreamProtocolError, true));
+    });
+}
+
+#[test]
 fn interim_responses_and_100_continue() {
     run(async {
         let server = serve(Speaks::Http2, |mut request: Request| async move {
@@ -501,6 +519,34 @@ fn frame_floods_end_the_connection() {
         }
         let answer = client().send(server.address, call(Body::Empty)).await.unwrap();
         assert_eq!((answer.head.status, calls.get()), (200, 0), "others are served, the floods reach no handler");
+    });
+}
+
+/// Cheap frames that each want an answer: they are answered or the connection ends, and others do not notice.
+#[test]
+fn control_frame_floods() {
+    run(async {
+        let server = serve(Speaks::Http2, echo).await;
+        let kinds = [
+            ("PING", frame(6, 0, 0, &[0; 8])),
+            ("SETTINGS", frame(4, 0, 0, &[])),
+            ("PRIORITY", frame(2, 0, 1, &[0, 0, 0, 3, 7])),
+            ("WINDOW_UPDATE", frame(8, 0, 0, &[0, 0, 0, 1])),
+        ];
+        for (name, one) in kinds {
+            let (mut reader, mut writer) = Raw::connect(server.address).await.0.into_split();
+            let flood = [PREFACE, &frame(4, 0, 0, &[]), &one.repeat(50_000), &frame(7, 0, 0, &[0; 8])].concat();
+            let sent = tokio::task::spawn_local(async move {
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut writer, &flood).await;
+                writer
+            });
+            let mut answers = Vec::new();
+            let _ = reader.read_to_end(&mut answers).await;
+            assert!(answers.len() <= 50_100 * 17, "{name}: no more answers than questions");
+            drop(sent.await.unwrap());
+        }
+        until("the connections are over", || server.over.get() == 4).await;
+        assert_eq!(client().send(server.address, call(Body::Empty)).await.unwrap().head.status, 200);
     });
 }
 
