@@ -68,16 +68,17 @@ impl Load {
         self.latency.get().map(|(latency, at)| latency * decay(now.saturating_sub(at)))
     }
 
-    /// Jumps to a higher latency at once and forgets it slowly (peak EWMA, after Finagle). A failure is no proof of speed: it
-    /// may raise the average, never lower it.
+    /// Jumps to a higher latency at once and forgets it slowly (peak EWMA, after Finagle). A failure counts as slow: an endpoint
+    /// that refuses within a millisecond would otherwise look like the fastest and draw the traffic to it.
     fn measure(&self, nanos: u64, outcome: Outcome, now: u64) {
-        let sample = nanos as f64;
-        let next = match (self.latency.get(), outcome) {
-            (None, Outcome::Failure) => return,
-            (None, Outcome::Success) => sample,
-            (Some((old, _)), _) if sample >= old => sample,
-            (Some(_), Outcome::Failure) => return,
-            (Some((old, at)), Outcome::Success) => {
+        let sample = match outcome {
+            Outcome::Success => nanos as f64,
+            Outcome::Failure => (nanos as f64).max(defaults::FAILURE_LATENCY.as_nanos() as f64),
+        };
+        let next = match self.latency.get() {
+            None => sample,
+            Some((old, _)) if sample >= old => sample,
+            Some((old, at)) => {
                 let weight = decay(now.saturating_sub(at));
                 old * weight + sample * (1.0 - weight)
             }

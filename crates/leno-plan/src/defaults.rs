@@ -31,6 +31,8 @@ pub const EJECTION_MAX: Duration = Duration::from_secs(300);
 pub const EJECTION_MAX_PERCENT: u8 = 50;
 /// How fast a measured latency is forgotten.
 pub const EWMA_DECAY: Duration = Duration::from_secs(10);
+/// What a failed attempt counts as in an endpoint's latency, at least.
+pub const FAILURE_LATENCY: Duration = Duration::from_secs(1);
 /// Share of ready endpoints in the own zone below which requests spill over.
 pub const ZONE_SPILL_PERCENT: u8 = 70;
 /// Header fields per head.
@@ -126,6 +128,7 @@ pub const DEFAULTS: &[Entry] = &[
         "fast and slow instances share work by what they can do",
     ),
     row("latency memory", Value::Time(EWMA_DECAY), "a slow spell is forgotten in about this time"),
+    row("latency of a failure", Value::Time(FAILURE_LATENCY), "failing fast must not look like being fast"),
     row("locality", Value::Percent(ZONE_SPILL_PERCENT), "own zone first; spills over as its ready share falls below"),
     row("header fields", Value::Count(MAX_HEADERS as u64), "per head; more is an attack or a mistake"),
     row("head size", Value::Bytes(MAX_HEAD_BYTES), "decoded, so that compression does not count"),

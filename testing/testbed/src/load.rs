@@ -1,4 +1,4 @@
-//! Load by h2load, whose report tells every request that did not end well.
+//! Load that tells every request that did not end well: a fixed number by h2load, for some time by a client of our own.
 
 use std::process::Command;
 use std::time::Duration;
@@ -17,25 +17,18 @@ pub struct Report {
     pub bad: u64,
 }
 
-/// Load under way on a thread.
+/// Load under way on a thread, by `programs/load.py`: keep-alive connections that are opened again when they were closed,
+/// as every HTTP client does.
 pub struct Load(std::thread::JoinHandle<Output>);
 
 impl Load {
-    /// `seconds` of requests over `connections` HTTP/1.1 keep-alive connections, at most `rate` requests/s in all
-    /// (0: as fast as it goes).
+    /// `seconds` of requests over `connections` HTTP/1.1 keep-alive connections, at most `rate` requests/s in all.
     #[must_use]
     pub fn start(host: &Host, url: &str, connections: u32, seconds: u32, rate: u32) -> Self {
-        let mut command = host.command("h2load");
-        command.args(["--h1", "-t", "1", "-c", &connections.to_string(), "-D", &seconds.to_string()]);
-        if rate > 0 {
-            // h2load has requests/s per client since 1.46 (--rps).
-            command.args(["--rps", &f64::from(rate).max(1.0).div_euclid(f64::from(connections)).max(1.0).to_string()]);
-        }
-        command.arg(url);
-        Self::spawn(command, Duration::from_secs(u64::from(seconds) + 60))
-    }
-
-    fn spawn(mut command: Command, limit: Duration) -> Self {
+        let mut command = host.command(crate::apps::PYTHON);
+        let numbers = [connections, seconds, rate].map(|n| n.to_string());
+        command.arg(crate::apps::program("load.py")).arg(url).args(numbers);
+        let limit = Duration::from_secs(u64::from(seconds) + 60);
         Self(std::thread::spawn(move || run(&mut command, limit)))
     }
 
@@ -43,7 +36,13 @@ impl Load {
     #[track_caller]
     #[must_use]
     pub fn finish(self) -> Report {
-        report(&self.0.join().expect("the load thread").ok())
+        let text = self.0.join().expect("the load thread").ok();
+        let counts: Vec<u64> = text.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        let [fine, bad] = counts[..] else { panic!("what load.py said: {text}") };
+        if bad > 0 {
+            println!("{text}");
+        }
+        Report { done: fine + bad, fine, bad }
     }
 }
 

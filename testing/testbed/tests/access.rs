@@ -182,6 +182,8 @@ fn credentials_say_what_a_member_may_register() {
         "run",
         "--service",
         "web",
+        "--service-account",
+        "other",
         "--port",
         "8080",
         "--join",

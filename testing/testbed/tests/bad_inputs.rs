@@ -210,7 +210,7 @@ fn what_users_write_wrongly_is_told_with_its_place() {
         + &(1..9)
             .map(|n| {
                 let (this, last) = (char::from(b'a' + n), char::from(b'a' + n - 1));
-                format!("{this}: &{this} [{}]\n", [format!("*{last}")].repeat(9).join(", "))
+                format!("{this}: &{this} [{}]\n", vec![format!("*{last}"); 9].join(", "))
             })
             .collect::<String>();
     let regex = format!("(a{{1,1000}}){{1,1000}}{}", "b".repeat(10_000));

@@ -155,11 +155,12 @@ fn a_slow_spell_is_forgotten_and_a_peak_is_not_averaged_away() {
 fn failing_fast_does_not_look_fast() {
     let mut mesh = Mesh::plain(Algorithm::PeakEwma, 1);
     mesh.pick(SECOND).answered(Outcome::Failure, SECOND + 1);
-    assert_eq!(mesh.balancer.view(SECOND)[0].latency, None);
-    mesh.pick(SECOND).answered(Outcome::Success, SECOND + 10 * MS);
-    let picked = mesh.pick(100 * SECOND);
-    picked.answered(Outcome::Failure, 100 * SECOND + 1);
-    assert_eq!(mesh.balancer.view(SECOND + 10 * MS)[0].latency, Some(10.0 * MS as f64));
+    assert_eq!(latency(&mesh, SECOND + 1), Some(SECOND as f64), "a failure counts as slow");
+    let later = 200 * SECOND;
+    mesh.pick(later).answered(Outcome::Success, later + 10 * MS);
+    assert!(latency(&mesh, later + 10 * MS).unwrap() < 0.02 * SECOND as f64, "and is forgotten");
+    mesh.pick(later).answered(Outcome::Failure, later + 20 * MS);
+    assert_eq!(latency(&mesh, later + 20 * MS), Some(SECOND as f64), "however fast it was");
 }
 
 #[test]
