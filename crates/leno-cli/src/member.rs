@@ -129,6 +129,7 @@ impl MemberArguments {
         settings.access_log = match self.access_log.as_str() {
             "off" => AccessLogTarget::Off,
             "stdout" => AccessLogTarget::Stdout,
+            "stderr" => AccessLogTarget::Stderr,
             file => AccessLogTarget::File(file.into()),
         };
         settings.drain.requests = self.drain_deadline;

@@ -15,6 +15,8 @@ pub fn is_allowed(rule: &LocalCallers, io: &TcpStream) -> bool {
     let (Ok(local), Ok(peer)) = (io.local_addr(), io.peer_addr()) else { return false };
     match leno_sys::peer_uid(peer, local) {
         Ok(owner) => owner == wanted,
+        // It has closed its end already: nobody is there to be served.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
         Err(error) => {
             tracing::warn!(%error, "cannot tell whose connection this is: refused");
             false

@@ -163,6 +163,7 @@ async fn to_app(
     request.head.fields.append(SOURCE_IDENTITY, peer.identity.spiffe.as_str().as_bytes());
     request.body = exchange.count_request(request.body);
     let protocol = port.protocol.unwrap_or(meta.protocol);
+    let sent = worker.now();
     // Pinned once: moved into two branches it would take its place in this future twice.
     let sending = std::pin::pin!(worker.plain.send(app, protocol, request));
     let answered = match exchange.deadline {
@@ -173,6 +174,7 @@ async fn to_app(
         None => sending.await,
     };
     let mut response = answered?;
+    exchange.facts.answered_after = Some(worker.now().saturating_sub(sent));
     // An application must not speak with the proxy's voice.
     hygiene::strip_internal(&mut response.head.fields);
     Ok(response)

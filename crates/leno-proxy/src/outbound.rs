@@ -41,7 +41,7 @@ pub enum Entry {
     Upstream {
         /// The service.
         service: NamespacedName,
-        /// Its port; the only one when absent.
+        /// Its port; 80 or else its lowest when absent.
         port: Option<u16>,
     },
     /// The forward-proxy port: the caller names where it wants to go.

@@ -161,7 +161,7 @@ impl ServedPort {
 pub struct Upstream {
     /// The destination.
     pub service: NamespacedName,
-    /// The destination's port; its only port when absent.
+    /// The destination's port; 80 or else its lowest when absent.
     pub port: Option<u16>,
     /// Where local callers connect.
     pub listen: ListenAt,

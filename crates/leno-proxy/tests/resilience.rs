@@ -19,8 +19,8 @@ use app::App;
 use client::Caller;
 use leno_model::AppProtocol;
 use leno_plan::{
-    CallPolicy, DestinationPlan, EjectionPolicy, Filter, HeaderEdit, Limits, PathMatch, PathModifier, Redirect,
-    RetryPolicy, Rewrite, RouteEntry, RouteMatch, RouteRule, RouteTable, Timeouts,
+    Algorithm, BalancePolicy, CallPolicy, DestinationPlan, EjectionPolicy, Filter, HeaderEdit, Limits, PathMatch,
+    PathModifier, Redirect, RetryPolicy, Rewrite, RouteEntry, RouteMatch, RouteRule, RouteTable, Timeouts,
 };
 use mesh::{PORT, Pair, endpoint, name, plan};
 
@@ -81,7 +81,9 @@ fn an_endpoint_that_fails_again_and_again_is_left_alone() {
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut two = plan("web", AppProtocol::Http, vec![endpoint("dead", dead), endpoint("web-1", pair.server.hop)]);
     let ejection = EjectionPolicy { failures: 2, ..EjectionPolicy::default() };
-    two.policy = Arc::new(CallPolicy { ejection, retry: RetryPolicy::never(), ..CallPolicy::default() });
+    // In turn, because the default would avoid it before it is ejected.
+    let balance = BalancePolicy { algorithm: Algorithm::RoundRobin, ..BalancePolicy::default() };
+    two.policy = Arc::new(CallPolicy { balance, ejection, retry: RetryPolicy::never(), ..CallPolicy::default() });
     pair.client.calls(two);
     let mut caller = Caller::new(pair.local());
     let failed = (0..100).filter(|_| caller.get("web", "/hello").status != 200).count();

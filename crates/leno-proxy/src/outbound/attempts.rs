@@ -51,7 +51,9 @@ pub async fn run(
         }
         let attempt = Request { head: head.clone(), body, interim: interim.clone() };
         let own = call.rule.attempt_timeout(&call.called.policy).map(|t| Instant::now() + t);
+        let sent = worker.now();
         let outcome = limited(worker, exchange, call, &state, &picked, attempt, own).await;
+        exchange.facts.answered_after = outcome.is_ok().then(|| worker.now().saturating_sub(sent));
         state.learn(worker, &picked, health(&outcome));
         let repeatable = Repeatable { method: head.method.as_str().as_bytes(), body_kept: bodies.can_repeat() };
         if !policy.wants_retry(verdict(&outcome), repeatable, done) {

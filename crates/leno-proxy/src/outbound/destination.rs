@@ -17,7 +17,7 @@ pub enum Goal {
     Service {
         /// The service.
         service: NamespacedName,
-        /// The port named; the service's only port, or the protocol's own, when absent.
+        /// The port named; 80 or else the service's lowest when absent.
         port: Option<u16>,
     },
     /// Out of the mesh.
@@ -72,26 +72,18 @@ fn egress_denied() -> Refusal {
     Refusal::new(Reason::EgressDenied, "")
 }
 
-/// The port of a plan that is meant: the one named, or the only one.
+/// The port of a plan that is meant: the one named; else HTTP's, as a caller that writes none means it; else the lowest, so that a
+/// service that gains a port does not lose the callers of its only one.
 pub fn port_of(plan: &DestinationPlan, named: Option<u16>) -> Result<(u16, &DestinationPort), Refusal> {
     let missing = |text: String| Refusal::new(Reason::UnknownDestination, text);
-    match named {
-        Some(port) => match plan.ports.get(&port) {
-            Some(found) => Ok((port, found)),
-            None => Err(missing(format!("service {} has no port {port}", plan.service))),
-        },
-        None => {
-            let mut ports = plan.ports.iter();
-            match (ports.next(), ports.next()) {
-                (Some((port, found)), None) => Ok((*port, found)),
-                // A caller that wrote no port meant HTTP's.
-                (Some(_), Some(_)) => match plan.ports.get(&80) {
-                    Some(found) => Ok((80, found)),
-                    None => Err(missing(format!("service {} has several ports: name one", plan.service))),
-                },
-                (None, _) => Err(missing(format!("service {} has no ports", plan.service))),
-            }
-        }
+    let found = match named {
+        Some(port) => plan.ports.get_key_value(&port),
+        None => plan.ports.get_key_value(&80).or_else(|| plan.ports.first_key_value()),
+    };
+    match (found, named) {
+        (Some((port, found)), _) => Ok((*port, found)),
+        (None, Some(port)) => Err(missing(format!("service {} has no port {port}", plan.service))),
+        (None, None) => Err(missing(format!("service {} has no ports", plan.service))),
     }
 }
 
