@@ -74,6 +74,9 @@ pub struct ServerSettings {
     /// How long a connection may be silent between requests. 2 min: longer than the clients' own pools keep theirs
     /// (Go and Java 90 s, Node 5 s), so that they and not we begin the race about who closes.
     pub idle_timeout: Duration,
+    /// In a drain, how long an idle HTTP/1 connection is kept for one more request, which is answered with `connection: close`: that
+    /// request may be on its way already, and would be lost if the connection were closed under it. None by default.
+    pub drain_idle: Duration,
     /// How long a response may be stuck because the client takes no bytes.
     pub write_timeout: Duration,
     /// After the client ended its side, how long an exchange may go on without sending it a byte. A FIN is both how a client says
@@ -90,6 +93,7 @@ impl Default for ServerSettings {
         Self {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
+            drain_idle: Duration::ZERO,
             write_timeout: Duration::from_secs(300),
             half_close_grace: Duration::from_secs(3),
             max_streams: 1024,
@@ -117,6 +121,7 @@ impl fmt::Debug for ServerSettings {
         f.debug_struct("ServerSettings")
             .field("head_timeout", &self.head_timeout)
             .field("idle_timeout", &self.idle_timeout)
+            .field("drain_idle", &self.drain_idle)
             .field("write_timeout", &self.write_timeout)
             .field("half_close_grace", &self.half_close_grace)
             .field("max_streams", &self.max_streams)

@@ -348,6 +348,34 @@ fn a_drain_lets_requests_finish_and_takes_no_new_ones() {
 }
 
 #[test]
+fn an_idle_caller_is_told_before_its_connection_goes() {
+    let app = App::http("web");
+    let pair = Pair::new(app.address, AppProtocol::Http);
+    let mut caller = Caller::new(pair.local());
+    assert_eq!(caller.get("web", "/before").status, 200);
+    std::thread::scope(|scope| {
+        let client = &pair.client;
+        let drain = scope.spawn(|| client.drain(Side::Outbound, DrainDeadlines::default()));
+        while TcpStream::connect(pair.local()).is_ok() {}
+        let answer = caller.get("web", "/meanwhile");
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        assert_eq!(caller.rest(), "");
+        drain.join().unwrap();
+    });
+}
+
+#[test]
+fn a_tunnel_to_an_http_port_is_judged_as_bytes() {
+    let app = App::http("web");
+    let pair = Pair::with_access(app.address, AppProtocol::Http, deny_path("/admin"));
+    let mut caller = Caller::new(pair.client.forward);
+    caller.send("CONNECT web:80 HTTP/1.1\r\nhost: web:80\r\n\r\n");
+    // Denied, because inside a tunnel nobody sees the path that the rule asks for (D15).
+    assert_eq!(caller.head().status, 403);
+    assert_eq!(app.seen().len(), 0);
+}
+
+#[test]
 fn what_outlives_the_deadlines_is_cut() {
     let app = App::server_first("welcome\n");
     let pair = Pair::new(app, AppProtocol::Tcp);

@@ -130,7 +130,7 @@ struct Connection {
 impl Connection {
     /// Waits for the next request. `None` ends the connection without a word.
     async fn next_request(&mut self) -> Result<Option<ParsedRequest>, Refusal> {
-        if self.drain.is_draining() && !self.source.has_ahead() || self.eof.get() && !self.source.has_ahead() {
+        if self.eof.get() && !self.source.has_ahead() {
             return Ok(None);
         }
         let started = Cell::new(self.source.has_ahead());
@@ -142,7 +142,11 @@ impl Connection {
             Poll::Ready(result) => result,
             Poll::Pending => {
                 let idle = !started.get();
-                let limit = if idle { self.settings.idle_timeout } else { self.settings.head_timeout };
+                let limit = match idle {
+                    true if self.drain.is_draining() => self.settings.drain_idle,
+                    true => self.settings.idle_timeout,
+                    false => self.settings.head_timeout,
+                };
                 let mut timer = self.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep(limit)));
                 timer.as_mut().reset(Instant::now() + limit);
                 let result = self.wait_for_head(head, &started, timer.as_mut()).await;
@@ -174,6 +178,7 @@ impl Connection {
         mut timer: Pin<&mut Sleep>,
     ) -> Option<Result<T, HeadEnd>> {
         let mut is_late = started.get();
+        let mut is_draining = self.drain.is_draining();
         loop {
             tokio::select! { biased;
                 result = poll_fn(|cx| match head.as_mut().poll(cx) {
@@ -187,7 +192,10 @@ impl Connection {
                         timer.as_mut().reset(Instant::now() + self.settings.head_timeout);
                     }
                 },
-                () = self.drain.draining(), if !started.get() => return None,
+                () = self.drain.draining(), if !started.get() && !is_draining => {
+                    is_draining = true;
+                    timer.as_mut().reset(Instant::now() + self.settings.drain_idle);
+                }
                 () = timer.as_mut() => {
                     if !started.get() {
                         return None;

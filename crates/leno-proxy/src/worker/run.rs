@@ -31,6 +31,9 @@ use crate::{inbound, outbound};
 const TICK: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, which is nearly always for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// In a drain, local callers' idle connections are kept so long for a request that may be on its way: callers that reuse their
+/// connections send one within seconds, and learn from its answer that they must make a new one.
+const DRAIN_IDLE: Duration = Duration::from_secs(5);
 /// For the last bytes of what was cut to leave, before the sockets are closed under them.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -52,7 +55,11 @@ async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
         settings,
         process,
         live: Rc::new(LiveTable::default()),
-        server_settings: Rc::new(ServerSettings { events: Some(events), ..ServerSettings::default() }),
+        server_settings: Rc::new(ServerSettings {
+            drain_idle: DRAIN_IDLE,
+            events: Some(events),
+            ..ServerSettings::default()
+        }),
         hops: Hops::new(),
         plain: PlainPool::new(),
         scope: Scope::new("worker"),
