@@ -1,6 +1,5 @@
 //! Load that tells every request that did not end well: a fixed number by h2load, for some time by a client of our own.
 
-use std::process::Command;
 use std::time::Duration;
 
 use crate::network::Host;

@@ -322,7 +322,7 @@ fn the_control_plane_is_closed_to_who_has_no_credential() {
     assert_ne!(out.code, 0);
     // A token that has expired.
     let short = mesh.leno(&["token", "create", "--service", "late", "--ttl", "1s"]).ok();
-    std::thread::sleep(std::time::Duration::from_millis(1_500)); // the token's own lifetime, not a state
+    std::thread::sleep(std::time::Duration::from_millis(2_500)); // the token lives for whole seconds of the clock; not a state
     let state = network.subfolder("state-late").display().to_string();
     let late = network.host("two").run(
         &testbed::mesh::leno().to_string_lossy(),

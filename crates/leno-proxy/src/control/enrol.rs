@@ -56,7 +56,7 @@ pub enum JoinError {
     #[error("the trust bundle does not hold the root that the join token names")]
     BundleWithoutPin,
     /// The credential is somebody else's.
-    #[error("the credential is for `{is}`, but this proxy is to be `{wanted}`")]
+    #[error("unauthorised_member: the credential is for `{is}`, but this proxy is to be `{wanted}`")]
     OtherIdentity {
         /// Whose it is.
         is: SpiffeId,
@@ -64,7 +64,9 @@ pub enum JoinError {
         wanted: String,
     },
     /// The credential does not permit the service.
-    #[error("the join token does not permit to register the service `{0}`")]
+    #[error(
+        "unauthorised_member: the join token does not permit to register the service `{0}`; make one with `leno token create --service NAME`"
+    )]
     ServiceNotPermitted(String),
     /// No answer to a renewal.
     #[error("the control plane did not answer the renewal within 10 s")]
