@@ -3,7 +3,6 @@
 //! Nothing here formats or allocates for metrics beyond the first exchange of an edge; the access record is filled only if
 //! somebody wants it.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +11,8 @@ use leno_http::{Refusal, ServerEvents};
 use leno_model::{NamespacedName, Reason};
 use leno_plan::RequestView;
 use leno_telemetry::metrics::{
-    Accepted, ActiveRequest, Direction, Edge, EdgeMetrics, Listener, Metrics, OpenConnection, Outcome, WorkerMetrics,
+    Accepted, ActiveRequest, Direction, Edge, EdgeMemo, EdgeMetrics, EdgeRef, Listener, Metrics, OpenConnection,
+    Outcome, WorkerMetrics,
 };
 use leno_telemetry::{AccessRecord, LogSender};
 
@@ -36,16 +36,13 @@ pub enum Active {
     Stream(OpenConnection),
 }
 
-/// An edge and its cells.
-type Known = (Edge, Rc<EdgeMetrics>);
-
 /// One worker's end.
 pub struct Recording {
     metrics: WorkerMetrics,
     process: Arc<Metrics>,
     log: LogSender,
-    /// The edge of the last exchange of each direction: most have the same one.
-    last: RefCell<[Option<Known>; 2]>,
+    /// The edges used last, outbound and inbound.
+    recent: [EdgeMemo; 2],
 }
 
 impl Recording {
@@ -56,7 +53,7 @@ impl Recording {
             metrics: telemetry.metrics.worker(),
             process: Arc::clone(&telemetry.metrics),
             log: telemetry.log.clone(),
-            last: RefCell::default(),
+            recent: Default::default(),
         }
     }
 
@@ -86,24 +83,15 @@ impl Recording {
     }
 
     fn cells(&self, facts: &Facts) -> Rc<EdgeMetrics> {
-        let slot = usize::from(facts.direction == Direction::Inbound);
-        let mut last = self.last.borrow_mut();
-        if let Some((edge, cells)) = &last[slot]
-            && is_of(edge, facts)
-        {
-            return Rc::clone(cells);
-        }
-        let edge = Edge {
+        let edge = EdgeRef {
             direction: facts.direction,
-            source: facts.source.clone(),
-            service: facts.service.clone(),
-            destination: facts.destination.clone(),
-            route: facts.route.clone(),
+            source: facts.source.as_ref(),
+            service: facts.service.as_ref(),
+            destination: facts.destination.as_ref(),
+            route: facts.route.as_ref(),
             protocol: Some(facts.protocol),
         };
-        let cells = self.metrics.edge(&edge);
-        last[slot] = Some((edge, Rc::clone(&cells)));
-        cells
+        self.recent[usize::from(facts.direction == Direction::Inbound)].get(&self.metrics, edge)
     }
 
     /// A connection was accepted; counted as open until the guard is dropped.
@@ -135,18 +123,6 @@ impl Recording {
     pub fn events(telemetry: &Telemetry) -> Rc<dyn ServerEvents> {
         Rc::new(Events(Self::new(telemetry)))
     }
-}
-
-fn is_of(edge: &Edge, facts: &Facts) -> bool {
-    let same_route = match (&edge.route, &facts.route) {
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
-        (a, b) => a.is_none() && b.is_none(),
-    };
-    same_route
-        && edge.protocol == Some(facts.protocol)
-        && edge.service == facts.service
-        && edge.source == facts.source
-        && edge.destination == facts.destination
 }
 
 struct Events(Recording);

@@ -58,6 +58,8 @@ pub struct Worker {
     changed: Notify,
     wishes: mpsc::Sender<Wish>,
     ports: RefCell<HashMap<(NamespacedName, u16), Rc<OutboundPort>>>,
+    /// The port used last: most requests go where the one before went.
+    last_port: RefCell<Option<Rc<OutboundPort>>>,
     random: RefCell<SeededRandom>,
     clock: SystemClock,
     telemetry: Recording,
@@ -162,10 +164,21 @@ impl Worker {
     /// The balancing state of a destination's port, in step with `plan`; `None` if the plan has no such port.
     #[must_use]
     pub fn port(&self, plan: &Arc<DestinationPlan>, port: u16) -> Option<Rc<OutboundPort>> {
+        if let Some(state) = &*self.last_port.borrow()
+            && state.is_of(plan, port)
+        {
+            return Some(Rc::clone(state));
+        }
+        let state = self.find_port(plan, port)?;
+        self.last_port.replace(Some(Rc::clone(&state)));
+        Some(state)
+    }
+
+    fn find_port(&self, plan: &Arc<DestinationPlan>, port: u16) -> Option<Rc<OutboundPort>> {
         let key = (plan.service.clone(), port);
         let mut ports = self.ports.borrow_mut();
         if let Some(state) = ports.get(&key)
-            && state.is_of(plan)
+            && state.is_of(plan, port)
         {
             return Some(Rc::clone(state));
         }
@@ -184,7 +197,7 @@ impl Worker {
     #[must_use]
     pub fn newest(&self, state: Rc<OutboundPort>, port: u16) -> Rc<OutboundPort> {
         match self.known_plan(state.service()) {
-            Some(Ok(plan)) if !state.is_of(&plan) => self.port(&plan, port).unwrap_or(state),
+            Some(Ok(plan)) if !state.is_of(&plan, port) => self.port(&plan, port).unwrap_or(state),
             _ => state,
         }
     }
@@ -192,7 +205,7 @@ impl Worker {
     /// The retry budget of the called service's port; `backend` is at hand and nearly always the same.
     #[must_use]
     pub fn budget(&self, called: &Arc<DestinationPlan>, port: u16, backend: &Rc<OutboundPort>) -> Arc<RetryBudget> {
-        let state = if backend.is_of(called) { None } else { self.port(called, port) };
+        let state = if backend.is_of(called, port) { None } else { self.port(called, port) };
         Arc::clone(&state.as_ref().unwrap_or(backend).shared().budget)
     }
 

@@ -6,7 +6,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use leno_http::hop::{StreamKind, StreamMeta};
 use leno_http::{Refusal, Request, Response, StreamError};
 use leno_model::Reason;
@@ -116,7 +115,7 @@ async fn send(
             exchange.set_active();
             let left = |at: Instant| at.saturating_duration_since(Instant::now());
             let meta = StreamMeta {
-                service: stream_service(call),
+                service: state.wire_name(),
                 port: call.port,
                 kind: StreamKind::Http,
                 protocol: call.protocol,
@@ -136,11 +135,6 @@ async fn send(
             Err(StreamError::unprocessed(Reason::NoHealthyEndpoint, detail))
         }
     }
-}
-
-/// How the hop names a service.
-pub fn stream_service(call: &Call) -> Bytes {
-    Bytes::from(format!("{}/{}", call.backend.service.namespace, call.backend.service.name))
 }
 
 fn health(outcome: &Result<Response, StreamError>) -> Outcome {

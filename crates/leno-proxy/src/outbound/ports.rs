@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use leno_model::{NamespacedName, SpiffeId};
 use leno_plan::balance::{Balancer, InFlight};
 use leno_plan::ejection::{Change, Outcome};
@@ -18,6 +19,9 @@ pub type Outstanding = InFlight;
 /// One worker's state of one destination port.
 pub struct OutboundPort {
     plan: Arc<DestinationPlan>,
+    port: u16,
+    /// How the hop names the service: `namespace/name`.
+    wire_name: Bytes,
     shared: Arc<SharedPort>,
     balancer: Balancer,
 }
@@ -54,13 +58,20 @@ impl OutboundPort {
         let zone = worker.settings.zone.as_deref();
         let before = earlier.map(|e| &e.balancer);
         let balancer = Balancer::new(plan.policy.balance, endpoints, &health, zone, before, worker.random());
-        Some(Self { plan: Arc::clone(plan), shared, balancer })
+        let wire_name = Bytes::from(format!("{}/{}", plan.service.namespace, plan.service.name));
+        Some(Self { plan: Arc::clone(plan), port, wire_name, shared, balancer })
     }
 
-    /// Whether this state is of exactly that plan.
+    /// Whether this state is of exactly that plan and port.
     #[must_use]
-    pub fn is_of(&self, plan: &Arc<DestinationPlan>) -> bool {
-        Arc::ptr_eq(&self.plan, plan)
+    pub fn is_of(&self, plan: &Arc<DestinationPlan>, port: u16) -> bool {
+        self.port == port && Arc::ptr_eq(&self.plan, plan)
+    }
+
+    /// How the hop names the service.
+    #[must_use]
+    pub fn wire_name(&self) -> Bytes {
+        self.wire_name.clone()
     }
 
     /// The service.

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use tokio::net::TcpStream;
 
 use super::ports::{OutboundPort, Way};
-use super::{Call, LocalCaller, attempts};
+use super::{Call, LocalCaller};
 use crate::exchange::{Exchange, Hold, Subject};
 use crate::live::Class;
 use crate::plain::stream_head;
@@ -189,7 +189,7 @@ async fn stream(
             exchange.facts.destination = hop.peer().map(|peer| peer.identity.spiffe.clone());
             exchange.set_active();
             let meta = StreamMeta {
-                service: attempts::stream_service(call),
+                service: state.wire_name(),
                 port: call.port,
                 kind: StreamKind::Tcp,
                 protocol: AppProtocol::Tcp,

@@ -69,6 +69,7 @@ async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
         changed: Notify::new(),
         wishes: link.wishes.clone(),
         ports: RefCell::new(HashMap::new()),
+        last_port: RefCell::new(None),
         random: RefCell::new(SeededRandom::from_system()),
         clock,
         telemetry: Recording::new(&telemetry),
