@@ -47,6 +47,11 @@ impl Mesh {
         self.balancer.pick(now, self.draws.next(), &[]).expect("an endpoint is ready")
     }
 
+    /// The latency remembered of the first endpoint.
+    fn latency(&self, now: u64) -> Option<f64> {
+        self.balancer.view(now)[0].latency
+    }
+
     /// How often each is picked, none in flight at a time.
     fn counts(&mut self, picks: usize, now: u64) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
@@ -139,28 +144,27 @@ fn peak_ewma_prefers_the_fast_one() {
 #[test]
 fn a_slow_spell_is_forgotten_and_a_peak_is_not_averaged_away() {
     let mut mesh = Mesh::plain(Algorithm::PeakEwma, 1);
-    let latency = |mesh: &Mesh, now| mesh.balancer.view(now)[0].latency;
-    assert_eq!(latency(&mesh, SECOND), None);
+    assert_eq!(mesh.latency(SECOND), None);
     mesh.pick(SECOND).answered(Outcome::Success, SECOND + MS);
     let slow = mesh.pick(2 * SECOND);
     slow.answered(Outcome::Success, 3 * SECOND);
-    assert_eq!(latency(&mesh, 3 * SECOND), Some(SECOND as f64));
+    assert_eq!(mesh.latency(3 * SECOND), Some(SECOND as f64));
     mesh.pick(3 * SECOND).answered(Outcome::Success, 3 * SECOND + MS);
-    assert!(latency(&mesh, 3 * SECOND + MS).unwrap() > 0.99 * SECOND as f64);
+    assert!(mesh.latency(3 * SECOND + MS).unwrap() > 0.99 * SECOND as f64);
     let later = 3 * SECOND + u64::try_from(5 * Duration::from_secs(10).as_nanos()).unwrap();
-    assert!(latency(&mesh, later).unwrap() < 0.01 * SECOND as f64);
+    assert!(mesh.latency(later).unwrap() < 0.01 * SECOND as f64);
 }
 
 #[test]
 fn failing_fast_does_not_look_fast() {
     let mut mesh = Mesh::plain(Algorithm::PeakEwma, 1);
     mesh.pick(SECOND).answered(Outcome::Failure, SECOND + 1);
-    assert_eq!(latency(&mesh, SECOND + 1), Some(SECOND as f64), "a failure counts as slow");
+    assert_eq!(mesh.latency(SECOND + 1), Some(SECOND as f64), "a failure counts as slow");
     let later = 200 * SECOND;
     mesh.pick(later).answered(Outcome::Success, later + 10 * MS);
-    assert!(latency(&mesh, later + 10 * MS).unwrap() < 0.02 * SECOND as f64, "and is forgotten");
+    assert!(mesh.latency(later + 10 * MS).unwrap() < 0.02 * SECOND as f64, "and is forgotten");
     mesh.pick(later).answered(Outcome::Failure, later + 20 * MS);
-    assert_eq!(latency(&mesh, later + 20 * MS), Some(SECOND as f64), "however fast it was");
+    assert_eq!(mesh.latency(later + 20 * MS), Some(SECOND as f64), "however fast it was");
 }
 
 #[test]
