@@ -1,12 +1,13 @@
 //! The `mesh` collection → what holds where no resource says otherwise.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use leno_model::diagnostic::{Code, Diagnostic, Severity};
 use leno_model::names::SYSTEM_NAMESPACE;
 use leno_model::resource::ResourceRef;
 use leno_model::{Name, TrustDomain};
-use leno_plan::{DefaultAccess, EgressHost, EgressName, EgressPolicy, MeshScope};
+use leno_plan::{DefaultAccess, EgressHost, EgressName, EgressPolicy, IpPrefix};
 
 use crate::collection::{Body, Collection};
 
@@ -19,15 +20,24 @@ pub struct MeshDefaults {
     pub access_open: bool,
     /// Whether destinations outside may be reached.
     pub egress: EgressPolicy,
-    /// What is the mesh's.
-    pub scope: MeshScope,
+    /// Namespaces that have services: `NAME.NAMESPACE` is a name of the mesh for these only (D13).
+    pub namespaces: BTreeSet<Name>,
+    /// Where virtual addresses are from.
+    pub prefixes: Vec<IpPrefix>,
 }
 
 impl MeshDefaults {
     /// The defaults of a mesh that nobody configured (DESIGN section 7).
     #[must_use]
     pub fn new(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, access_open: true, egress: EgressPolicy::default(), scope: MeshScope::default() }
+        let egress = EgressPolicy { open: true, hosts: Vec::new() };
+        Self { trust_domain, access_open: true, egress, namespaces: BTreeSet::new(), prefixes: Vec::new() }
+    }
+
+    /// What holds before the mesh's configuration is known: nobody may call what no policy allows, and nothing may leave.
+    #[must_use]
+    pub fn unknown(trust_domain: TrustDomain) -> Self {
+        Self { access_open: false, egress: EgressPolicy::default(), ..Self::new(trust_domain) }
     }
 
     pub(crate) fn default_access(&self) -> DefaultAccess {
@@ -52,10 +62,10 @@ pub fn compile_mesh(
                 configured = true;
                 mesh.access_open = spec.access.is_none_or(|v| v.permits());
                 mesh.egress.open = spec.egress.is_none_or(|v| v.permits());
-                mesh.scope.namespaces.clone_from(&status.namespaces);
+                mesh.namespaces = status.namespaces.iter().filter_map(|n| Name::new(n).ok()).collect();
                 for (index, prefix) in status.prefixes.iter().enumerate() {
                     match prefix.parse() {
-                        Ok(prefix) => mesh.scope.prefixes.push(prefix),
+                        Ok(prefix) => mesh.prefixes.push(prefix),
                         Err(error) => diagnostics.push(warning(key, &format!("status.prefixes[{index}]"), &error)),
                     }
                 }
@@ -80,8 +90,8 @@ pub fn compile_mesh(
         }
     }
     if !configured && collection.faults().any(|d| d.resource.as_ref().is_some_and(|r| r.kind == "MeshConfig")) {
-        mesh.access_open = false;
-        mesh.egress.open = false;
+        let unknown = MeshDefaults::unknown(trust_domain.clone());
+        (mesh.access_open, mesh.egress.open) = (unknown.access_open, unknown.egress.open);
     }
     (mesh, diagnostics)
 }

@@ -66,7 +66,7 @@ pub fn explain(query: &str) -> Result<String, ExplainError> {
     if depth == 0 {
         push(&mut text, format_args!("\n{}", wrap(kind.summary(), "  ")));
     } else {
-        push(&mut text, format_args!("\n{path}: {}\n", type_of(schema)));
+        push(&mut text, format_args!("\n{path}: {}", type_of(schema)));
     }
     push(&mut text, format_args!("\n{}", wrap(schema.description(), "  ")));
     values(&mut text, schema);

@@ -36,4 +36,4 @@ pub use route::{
     Backend, BackendTarget, PathMatch, RouteChoice, RouteEntry, RouteMatch, RouteRule, RouteTable, RouteTimeouts,
     TimeoutSetting,
 };
-pub use scope::{EgressHost, EgressName, EgressPolicy, IpPrefix, MeshScope};
+pub use scope::{EgressHost, EgressName, EgressPolicy, IpPrefix};

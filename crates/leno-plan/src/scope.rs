@@ -1,29 +1,11 @@
 //! What is the mesh's and what is outside, and whether outside may be reached (D2).
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::host::HostName;
-
-/// The names and addresses of the mesh, without naming every service.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct MeshScope {
-    /// Namespaces that have services: `NAME.NAMESPACE` is a name of the mesh for these only.
-    pub namespaces: BTreeSet<String>,
-    /// Where virtual addresses are from.
-    pub prefixes: Vec<IpPrefix>,
-}
-
-impl MeshScope {
-    /// Whether an address is one that the mesh gives out.
-    #[must_use]
-    pub fn has_address(&self, address: IpAddr) -> bool {
-        self.prefixes.iter().any(|p| p.contains(address))
-    }
-}
 
 /// An address prefix, e.g. `244.0.0.0/16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,19 +58,13 @@ impl fmt::Display for IpPrefix {
     }
 }
 
-/// Whether destinations outside the mesh may be reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Whether destinations outside the mesh may be reached. The default is closed: what holds before anything is known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EgressPolicy {
     /// Everything may.
     pub open: bool,
     /// What may in any case.
     pub hosts: Vec<EgressHost>,
-}
-
-impl Default for EgressPolicy {
-    fn default() -> Self {
-        Self { open: true, hosts: Vec::new() }
-    }
 }
 
 /// A destination outside the mesh that may be reached.
@@ -166,8 +142,9 @@ mod tests {
             ("fd00:1:2::/48", "fd00:1:3::1", false),
             ("::/0", "fe80::1", true),
         ] {
-            let scope = MeshScope { prefixes: vec![prefix.parse().unwrap()], ..MeshScope::default() };
-            assert_eq!(scope.has_address(address.parse().unwrap()), expected, "{address} in {prefix}");
+            let parsed: IpPrefix = prefix.parse().unwrap();
+            assert_eq!(parsed.contains(address.parse().unwrap()), expected, "{address} in {prefix}");
+            assert_eq!(parsed.to_string(), prefix);
         }
         for bad in ["", "1.2.3.4", "1.2.3.4/33", "::/129", "x/8", "1.2.3.4/-1"] {
             assert!(bad.parse::<IpPrefix>().is_err(), "{bad}");
@@ -199,7 +176,8 @@ mod tests {
         ] {
             let parsed = Host::parse(name.as_bytes()).unwrap();
             assert_eq!(closed.permits(&parsed.name, port), expected, "{name}:{port}");
-            assert!(EgressPolicy::default().permits(&parsed.name, port));
+            assert!(EgressPolicy { open: true, hosts: vec![] }.permits(&parsed.name, port));
+            assert!(!EgressPolicy::default().permits(&parsed.name, port));
         }
     }
 }

@@ -3,7 +3,7 @@
 use leno_plan::{BackendTarget, DestinationPlan, InboundPlan, Transport};
 use serde_json::{Value, json};
 
-use crate::snapshot::{DestinationState, Egress, Snapshot};
+use crate::snapshot::{DestinationState, Snapshot};
 
 /// One snapshot.
 #[must_use]
@@ -30,7 +30,7 @@ pub fn snapshot(snapshot: &Snapshot) -> Value {
         "not_after": tls.map(|t| t.identity().leaf().not_after),
         "generation": tls.map(|t| t.generation()),
         "mesh": {
-            "egress": if snapshot.mesh.egress == Egress::Allow { "allow" } else { "deny" },
+            "egress": if snapshot.mesh.egress.open { "allow" } else { "deny" },
             "namespaces": snapshot.mesh.namespaces.iter().map(ToString::to_string).collect::<Vec<_>>(),
         },
         "inbound": snapshot.inbound.values().map(|plan| inbound_plan(plan)).collect::<Vec<_>>(),

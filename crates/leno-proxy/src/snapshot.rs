@@ -10,13 +10,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use leno_model::{Name, NamespacedName};
 use leno_net::tls::TlsContext;
-use leno_plan::{DestinationPlan, InboundPlan, Literal};
+use leno_plan::{DestinationPlan, EgressPolicy, InboundPlan, IpPrefix};
 use tokio::sync::{mpsc, watch};
 
 /// Wishes under way from all workers. A wish that finds the queue full is dropped: its request waits for the answer to the same
@@ -46,79 +45,9 @@ pub struct MeshView {
     /// Virtual addresses and the services they stand for.
     pub vips: BTreeMap<IpAddr, NamespacedName>,
     /// Address ranges that are the mesh's: an address in them without a service leads nowhere.
-    pub prefixes: Vec<Prefix>,
-    /// What happens to everything else.
-    pub egress: Egress,
-    /// What may be reached although egress is denied (`ExternalService`).
-    pub external: Vec<External>,
-}
-
-/// Hosts outside the mesh that may be reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct External {
-    /// Names, exact or `*.suffix`, and addresses as text.
-    pub hosts: Vec<Literal>,
-    /// Ports; empty for all.
-    pub ports: Vec<u16>,
-}
-
-impl MeshView {
-    /// Whether `host` (canonical) may be reached at `port` although it is not the mesh's.
-    #[must_use]
-    pub fn may_leave(&self, host: &str, port: u16) -> bool {
-        let named = |e: &External| {
-            (e.ports.is_empty() || e.ports.contains(&port)) && e.hosts.iter().any(|pattern| pattern.is_match(host))
-        };
-        self.egress == Egress::Allow || self.external.iter().any(named)
-    }
-}
-
-/// What happens to what is not the mesh's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Egress {
-    /// Passed on and counted.
-    Allow,
-    /// Refused. Also the state before the mesh's configuration is known: closed until told otherwise.
-    #[default]
-    Deny,
-}
-
-/// A range of addresses, `10.0.0.0/8`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Prefix {
-    address: IpAddr,
-    length: u8,
-}
-
-impl Prefix {
-    /// Whether `address` is in the range; v4-mapped addresses are IPv4.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => {
-                let kept = u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0);
-                (u32::from(a) ^ u32::from(b)) & kept == 0
-            }
-            (IpAddr::V6(a), IpAddr::V6(b)) => {
-                let kept = u128::MAX.checked_shl(128 - u32::from(self.length)).unwrap_or(0);
-                (u128::from(a) ^ u128::from(b)) & kept == 0
-            }
-            _ => false,
-        }
-    }
-}
-
-impl FromStr for Prefix {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let malformed = || format!("`{text}` is not of the form ADDRESS/LENGTH");
-        let (address, length) = text.split_once('/').ok_or_else(malformed)?;
-        let address: IpAddr = address.parse().map_err(|_| malformed())?;
-        let length: u8 = length.parse().map_err(|_| malformed())?;
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        if length > longest { Err(malformed()) } else { Ok(Self { address, length }) }
-    }
+    pub prefixes: Vec<IpPrefix>,
+    /// What happens to everything else. Closed before the mesh's configuration is known.
+    pub egress: EgressPolicy,
 }
 
 /// What is known of one destination.
@@ -195,33 +124,4 @@ pub fn link(first: Snapshot) -> (ControlLink, WorkerLink) {
         ControlLink { snapshots: snapshot_sender, wishes: wish_receiver },
         WorkerLink { snapshots: snapshot_receiver, wishes: wish_sender },
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes_hold_their_addresses() {
-        for (prefix, address, expected) in [
-            ("244.0.0.0/16", "244.0.255.1", true),
-            ("244.0.0.0/16", "244.1.0.0", false),
-            ("244.0.0.0/16", "::ffff:244.0.0.1", true),
-            ("0.0.0.0/0", "8.8.8.8", true),
-            ("10.0.0.1/32", "10.0.0.1", true),
-            ("10.0.0.1/32", "10.0.0.2", false),
-            ("fd00:1::/48", "fd00:1::7", true),
-            ("fd00:1::/48", "fd00:2::7", false),
-            ("::/0", "::1", true),
-        ] {
-            assert_eq!(
-                prefix.parse::<Prefix>().unwrap().contains(address.parse().unwrap()),
-                expected,
-                "{prefix} {address}"
-            );
-        }
-        for bad in ["10.0.0.0", "10.0.0.0/33", "::/129", "x/8", "10.0.0.0/-1"] {
-            assert!(bad.parse::<Prefix>().is_err(), "{bad}");
-        }
-    }
 }

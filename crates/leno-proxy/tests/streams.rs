@@ -22,7 +22,7 @@ use leno_plan::{
 };
 use leno_proxy::plane::Side;
 use leno_proxy::settings::DrainDeadlines;
-use leno_proxy::snapshot::{Destination, DestinationState, Egress, LastUsed, MeshView};
+use leno_proxy::snapshot::{Destination, DestinationState, LastUsed, MeshView};
 use mesh::{Member, Mesh, PORT, Pair, endpoint, identity, name, open_access, plan, settings};
 
 fn only(service: &str) -> AccessPlan {
@@ -277,7 +277,7 @@ fn connect_opens_tunnels_into_and_out_of_the_mesh() {
         assert_eq!(caller.line(), "welcome");
         assert_eq!(caller.send("echo").exact(4), "echo");
     }
-    pair.client.publish(|s| s.mesh = Arc::new(MeshView { egress: Egress::Deny, ..MeshView::default() }));
+    pair.client.publish(|s| s.mesh = Arc::new(MeshView::default()));
     let target = dead_port();
     let head =
         Caller::new(pair.client.forward).send(&format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n")).head();

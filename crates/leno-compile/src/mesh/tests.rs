@@ -60,7 +60,7 @@ fn scope_and_egress_hosts_are_taken() {
     ]);
     let (mesh, said) = compile(&c);
     assert_eq!(said, ["mesh InvalidValue status.prefixes[1]"]);
-    assert!(mesh.scope.namespaces.contains("shop") && mesh.scope.has_address("244.0.1.1".parse().unwrap()));
+    assert!(mesh.namespaces.contains("shop") && mesh.prefixes[0].contains("244.0.1.1".parse().unwrap()));
     for (host, expected) in [("pay.example.com", true), ("other.example.com", false), ("a.example.org", true)] {
         assert_eq!(mesh.egress.permits(&Host::parse(host.as_bytes()).unwrap().name, 443), expected, "{host}");
     }

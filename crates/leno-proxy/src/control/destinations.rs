@@ -117,7 +117,7 @@ impl Destinations {
             namespace: settings.service.namespace.clone(),
             pinned: settings.upstreams.iter().map(|u| u.service.clone()).collect(),
             mesh_held: Held::new(None),
-            mesh: MeshDefaults::new(domain.clone()),
+            mesh: MeshDefaults::unknown(domain.clone()),
             view: Arc::default(),
             registered: settings.ports.iter().map(workload_port).collect(),
             outbound: BTreeMap::new(),
@@ -303,9 +303,9 @@ impl Destinations {
         idle
     }
 
-    /// Whether every inbound collection was answered, so that what comes in can be judged.
+    /// Whether the mesh's configuration and every inbound collection were answered, so that what comes in can be judged.
     pub(super) fn inbound_answered(&self) -> bool {
-        self.inbound.values().all(|i| i.held.state != State::Waiting)
+        self.mesh_held.state != State::Waiting && self.inbound.values().all(|i| i.held.state != State::Waiting)
     }
 
     /// For workers.
@@ -359,6 +359,7 @@ mod tests {
     use leno_identity::{Authority, KeyPair, TrustBundle, csr};
     use leno_model::SpiffeId;
     use leno_net::tls::TlsIdentity;
+    use leno_plan::host::HostName;
     use leno_runtime::ManualClock;
 
     use crate::settings::{ListenAt, Upstream};
@@ -473,12 +474,14 @@ mod tests {
         assert!(!all.inbound_answered());
         let own = CollectionName::Inbound(name("cart"));
         all.update(&own, &[change("Service", "v1", "cart", r#"{"ports":[{"port":80}]}"#)], 1);
-        assert!(all.inbound_answered());
+        // MeshConfig may yet say `access: deny`.
+        assert!(!all.inbound_answered());
         let caller = SpiffeId::new("spiffe://mesh.leno/ns/shop/sa/web").unwrap();
         let allowed = |all: &Destinations| {
             all.inbound[&name("cart")].plan.as_ref().unwrap().ports[&80].access.decide(Some(&caller), 80, None).allowed
         };
-        assert!(allowed(&all) && !all.view.may_leave("example.com", 443), "closed before the configuration is known");
+        let leaves = |all: &Destinations| all.view.egress.permits(&HostName::Name("example.com".into()), 443);
+        assert!(!allowed(&all) && !leaves(&all), "closed before the configuration is known");
         let mesh = |spec: &str| {
             let body = format!(
                 r#"{{"apiVersion":"leno.dev/v1alpha1","kind":"MeshConfig","metadata":{{"name":"mesh","namespace":"leno-system"}},"spec":{spec}}}"#
@@ -486,11 +489,11 @@ mod tests {
             [Change { key: Key::new("MeshConfig", "leno-system", "mesh"), entry: Some(Entry::new(Bytes::from(body))) }]
         };
         all.update(&CollectionName::Mesh, &mesh("{}"), 1);
-        assert!(allowed(&all) && all.view.may_leave("example.com", 443));
+        assert!(all.inbound_answered() && allowed(&all) && leaves(&all));
         all.update(&CollectionName::Mesh, &mesh(r#"{"access":"deny","egress":"deny"}"#), 2);
-        assert!(!allowed(&all) && !all.view.may_leave("example.com", 443));
+        assert!(!allowed(&all) && !leaves(&all));
         // What cannot be understood leaves the last good one.
         all.update(&CollectionName::Mesh, &mesh("7"), 3);
-        assert!(!allowed(&all) && !all.view.may_leave("example.com", 443));
+        assert!(!allowed(&all) && !leaves(&all));
     }
 }

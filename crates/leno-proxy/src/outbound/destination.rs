@@ -32,10 +32,10 @@ pub enum Goal {
 /// What the caller's host means. `usual_port` is the protocol's port when none is written.
 pub fn of_host(authority: &[u8], own_namespace: &str, mesh: &MeshView, usual_port: u16) -> Result<Goal, Refusal> {
     let host = Host::parse(authority).map_err(|e| Refusal::new(Reason::MalformedRequest, e.to_string()))?;
-    if let HostName::Address(address) = &host.name {
-        return address_goal(*address, host.port.unwrap_or(usual_port), mesh);
-    }
-    let HostName::Name(name) = &host.name else { return Err(egress_denied()) };
+    let name = match &host.name {
+        HostName::Address(address) => return address_goal(*address, host.port.unwrap_or(usual_port), mesh),
+        HostName::Name(name) => name,
+    };
     match names::meaning(&host.name, own_namespace) {
         Meaning::Mesh(service) => return Ok(Goal::Service { service, port: host.port }),
         Meaning::Perhaps(service) if is_of_the_mesh(name, &service, mesh) => {
@@ -44,7 +44,7 @@ pub fn of_host(authority: &[u8], own_namespace: &str, mesh: &MeshView, usual_por
         Meaning::Nowhere => return Err(Refusal::new(Reason::UnknownDestination, "no service can have this name")),
         Meaning::Perhaps(_) | Meaning::Outside => {}
     }
-    outside(name.as_ref().into(), host.port.unwrap_or(usual_port), mesh)
+    outside(&host.name, name.as_ref().into(), host.port.unwrap_or(usual_port), mesh)
 }
 
 /// One label is always the mesh's, but for `localhost`; two labels are when the mesh has that service or namespace, so that
@@ -61,11 +61,11 @@ fn address_goal(address: IpAddr, port: u16, mesh: &MeshView) -> Result<Goal, Ref
     if mesh.prefixes.iter().any(|p| p.contains(address)) {
         return Err(Refusal::new(Reason::UnknownDestination, "no service has this address of the mesh"));
     }
-    outside(address.to_string().into(), port, mesh)
+    outside(&HostName::Address(address), address.to_string().into(), port, mesh)
 }
 
-fn outside(host: Box<str>, port: u16, mesh: &MeshView) -> Result<Goal, Refusal> {
-    if mesh.may_leave(&host, port) { Ok(Goal::Outside { host, port }) } else { Err(egress_denied()) }
+fn outside(named: &HostName<'_>, host: Box<str>, port: u16, mesh: &MeshView) -> Result<Goal, Refusal> {
+    if mesh.egress.permits(named, port) { Ok(Goal::Outside { host, port }) } else { Err(egress_denied()) }
 }
 
 fn egress_denied() -> Refusal {
@@ -110,16 +110,15 @@ pub fn forbidden(address: SocketAddr, own: &[SocketAddr]) -> Option<Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{Egress, External};
     use leno_model::Name;
-    use leno_plan::Literal;
+    use leno_plan::{EgressHost, EgressName, EgressPolicy};
 
-    fn mesh(egress: Egress) -> MeshView {
-        let mut mesh = MeshView { egress, ..MeshView::default() };
+    fn mesh(open: bool) -> MeshView {
+        let host = EgressHost { resource: "x".into(), host: EgressName::parse("*.example.org"), ports: vec![443] };
+        let mut mesh = MeshView { egress: EgressPolicy { open, hosts: vec![host] }, ..MeshView::default() };
         mesh.namespaces.insert(Name::new("prod").unwrap());
         mesh.vips.insert("244.0.0.7".parse().unwrap(), NamespacedName::new("shop", "web").unwrap());
         mesh.prefixes.push("244.0.0.0/16".parse().unwrap());
-        mesh.external.push(External { hosts: vec![Literal::parse("*.example.org").unwrap()], ports: vec![443] });
         mesh
     }
 
@@ -147,8 +146,8 @@ mod tests {
             ("u@web", "malformed_request", "malformed_request"),
             ("", "malformed_request", "malformed_request"),
         ] {
-            assert_eq!(show(of_host(host.as_bytes(), "shop", &mesh(Egress::Allow), 80)), open, "{host}");
-            assert_eq!(show(of_host(host.as_bytes(), "shop", &mesh(Egress::Deny), 80)), closed, "{host}");
+            assert_eq!(show(of_host(host.as_bytes(), "shop", &mesh(true), 80)), open, "{host}");
+            assert_eq!(show(of_host(host.as_bytes(), "shop", &mesh(false), 80)), closed, "{host}");
         }
     }
 

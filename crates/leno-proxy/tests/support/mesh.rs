@@ -9,12 +9,12 @@ use leno_identity::{KeyPair, TrustBundle, csr};
 use leno_model::{AppProtocol, NamespacedName, SpiffeId, TrustDomain};
 use leno_net::tls::{TlsContext, TlsIdentity};
 use leno_plan::{
-    AccessPlan, CallPolicy, DefaultAccess, DestinationPlan, DestinationPort, Endpoint, EndpointSet, InboundPlan,
-    InboundPort, Limits, RouteTable, Timeouts, Transport,
+    AccessPlan, CallPolicy, DefaultAccess, DestinationPlan, DestinationPort, EgressPolicy, Endpoint, EndpointSet,
+    InboundPlan, InboundPort, Limits, RouteTable, Timeouts, Transport,
 };
 use leno_proxy::plane::{DataPlane, Listeners, Side};
 use leno_proxy::settings::{DrainDeadlines, ListenAt, ServedPort, Upstream};
-use leno_proxy::snapshot::{ControlLink, Destination, DestinationState, Egress, LastUsed, MeshView, Snapshot, link};
+use leno_proxy::snapshot::{ControlLink, Destination, DestinationState, LastUsed, MeshView, Snapshot, link};
 use leno_proxy::{ProxySettings, Telemetry};
 use leno_runtime::SystemClock;
 use leno_telemetry::LogSender;
@@ -96,7 +96,7 @@ impl Member {
         let listeners = Listeners::open(&settings).unwrap();
         let first = Snapshot {
             version: 1,
-            mesh: Arc::new(MeshView { egress: Egress::Allow, ..MeshView::default() }),
+            mesh: Arc::new(MeshView { egress: EgressPolicy { open: true, hosts: vec![] }, ..MeshView::default() }),
             tls: Some(mesh.tls(&service)),
             ..Snapshot::default()
         };
