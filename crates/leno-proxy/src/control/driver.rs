@@ -451,7 +451,7 @@ impl Driver {
 
     /// A collection has been answered: its file follows, and it may have been the one that a registration waited for.
     fn settled(&mut self, collection: CollectionName) {
-        let registrable = matches!(collection, CollectionName::Inbound(_)) && !self.registered;
+        let registrable = !matches!(collection, CollectionName::Outbound(_)) && !self.registered;
         self.unsaved.insert(collection);
         self.save_at.get_or_insert_with(|| Instant::now() + STORE_AFTER);
         if registrable {
