@@ -15,6 +15,7 @@ mod destinations;
 mod driver;
 pub mod enrol;
 mod mesh;
+mod refusal;
 mod registration;
 mod renewal;
 mod replica;

@@ -11,6 +11,8 @@ use leno_net::tls::ALPN_H2;
 use leno_net::tls::stream::{self, Expect, HANDSHAKE_TIMEOUT};
 use tokio::net::TcpStream;
 
+use super::refusal::{LastRefusal, Watched};
+
 /// How long one address may take to answer (DESIGN section 7).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Sent in clear; the same for every control plane, so that it tells an observer nothing of the mesh.
@@ -24,12 +26,19 @@ pub struct Targets {
     first: AtomicUsize,
     /// Our own address on the last connection: what peers can reach us by, if nothing else is said.
     local: Mutex<Option<IpAddr>>,
+    /// Why the last connection's certificate was refused, if it was.
+    pub refusal: LastRefusal,
 }
 
 impl Targets {
     /// `HOST:PORT` each.
     pub fn new(addresses: Vec<String>) -> Arc<Self> {
-        Arc::new(Self { addresses, first: AtomicUsize::new(0), local: Mutex::new(None) })
+        Arc::new(Self {
+            addresses,
+            first: AtomicUsize::new(0),
+            local: Mutex::new(None),
+            refusal: LastRefusal::default(),
+        })
     }
 
     /// Our own address on the last connection.
@@ -79,7 +88,8 @@ pub fn connector(targets: &Arc<Targets>, expect: Expect) -> Connector {
         Box::pin(async move {
             let tcp = targets.dial().await?;
             let secured = stream::connect(tcp, &expect, SERVER_NAME, &[ALPN_H2], HANDSHAKE_TIMEOUT).await;
-            secured.map(|io| Box::new(io) as BoxedIo).map_err(|error| {
+            let refusal = targets.refusal.clone();
+            secured.map(|io| Box::new(Watched { io, refusal }) as BoxedIo).map_err(|error| {
                 // The next attempt begins with the next address.
                 targets.next();
                 ConnectorError { reason: error.reason, detail: error.detail }

@@ -266,6 +266,8 @@ impl Driver {
     }
 
     fn lost(&mut self, problem: Option<(leno_model::Reason, String)>) {
+        // What TLS said is the cause of what the layers above make of it.
+        let problem = self.parts.targets.refusal.take().or(problem);
         let was_up = self.session.is_up();
         self.welcome_by = None;
         self.session.disconnected(Instant::now(), self.random.unit());
