@@ -275,7 +275,7 @@ fn text_field<'n>(parent: &'n Node, key: &str, path: &FieldPath, findings: &mut 
 
 fn unknown_keys(entries: &[Entry], known: &[&str], path: &FieldPath, findings: &mut Findings<'_>) {
     for entry in entries.iter().filter(|e| !known.contains(&e.key.as_str())) {
-        let suggestion = nearest(&entry.key, known.iter().copied());
+        let suggestion = findings.nearest(&entry.key, known.iter().copied());
         let at = (&path.key(&entry.key), entry.position);
         findings.push(Severity::Error, Code::UnknownField, at, "unknown field".to_owned(), suggestion);
     }

@@ -253,6 +253,11 @@ impl<'n> Findings<'n> {
         self.wrong_type(node, "text", path);
     }
 
+    /// As [`nearest`], but without the work once no more diagnostics are taken: a text may have a million unknown fields.
+    pub fn nearest<'c>(&self, text: &str, candidates: impl Iterator<Item = &'c str>) -> Option<String> {
+        if self.found.len() < MAX_DIAGNOSTICS { nearest(text, candidates) } else { None }
+    }
+
     /// Adds one with all its parts.
     pub fn push(
         &mut self,
@@ -304,7 +309,7 @@ impl<'n> Findings<'n> {
             Shape::OneOf(values) => match &node.value {
                 NodeValue::Text(text) if values.contains(&text.as_str()) => {}
                 NodeValue::Text(text) => {
-                    let suggestion = nearest(text, values.iter().copied());
+                    let suggestion = self.nearest(text, values.iter().copied());
                     let message = format!("`{}` is not one of {}", clip(text), values.join(", "));
                     self.push(Severity::Error, Code::InvalidValue, (path, node.position), message, suggestion);
                 }
@@ -328,7 +333,7 @@ impl<'n> Findings<'n> {
                 Some(_) => {}
                 None if schema.unsupported().any(|u| u == entry.key) => {}
                 None => {
-                    let suggestion = nearest(&entry.key, schema.fields().map(|f| f.0));
+                    let suggestion = self.nearest(&entry.key, schema.fields().map(|f| f.0));
                     let at = (&below, entry.position);
                     self.push(Severity::Error, Code::UnknownField, at, "unknown field".to_owned(), suggestion);
                 }
