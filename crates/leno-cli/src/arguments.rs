@@ -130,6 +130,9 @@ pub struct ControlPlaneArguments {
     /// How long a lost registration is kept
     #[arg(long, default_value = "30s", value_parser = crate::member::duration)]
     pub registration_grace: std::time::Duration,
+    /// Host name, beside addresses and localhost, that requests to the API may name (against DNS rebinding)
+    #[arg(long = "api-host", value_name = "NAME")]
+    pub api_hosts: Vec<String>,
     /// Print the addresses as one JSON line when ready
     #[arg(long, value_enum)]
     pub announce: Option<AnnounceFormat>,

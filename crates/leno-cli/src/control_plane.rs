@@ -26,6 +26,7 @@ pub fn run(arguments: ControlPlaneArguments) -> Result<ExitCode, Failure> {
         .map(TrustDomain::new)
         .transpose()
         .map_err(|e| Failure::Usage(format!("--trust-domain: {e}")))?;
+    settings.api_hosts = arguments.api_hosts;
     settings.leaf_ttl = arguments.leaf_ttl;
     settings.registration_grace = arguments.registration_grace;
     if !settings.api.ip().is_loopback() {
