@@ -80,10 +80,10 @@ pub struct MemberArguments {
     /// Write TLS session secrets to this file, for a capture tool; whoever has it can read the traffic
     #[arg(long, value_name = "FILE")]
     pub tls_key_log: Option<PathBuf>,
-    /// How long requests may take to finish in a drain
+    /// How long requests and streams may take to finish when the member is stopped
     #[arg(long, default_value = "30s", value_parser = duration)]
     pub drain_deadline: Duration,
-    /// How long TCP and upgraded streams may take to finish in a drain
+    /// How long TCP and upgraded streams may go on in a proxy that was replaced
     #[arg(long, default_value = "1h", value_parser = duration)]
     pub drain_streams: Duration,
 }

@@ -38,6 +38,7 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 pub fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
     logging::start("warn");
     let settings = arguments.member.settings()?;
+    let _lock = own_state(&settings.state_dir)?;
     let sockets = Sockets::bind(&settings)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -57,6 +58,19 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
         };
         supervisor.watch().await
     })
+}
+
+/// Two members that share a key and an instance name would push each other out of the registry for ever. The supervisor holds
+/// the lock, because a proxy and its successor share the directory on purpose.
+fn own_state(folder: &std::path::Path) -> Result<leno_sys::FileLock, Failure> {
+    let failed = |e: std::io::Error| {
+        Failure::Failed(anyhow::anyhow!(
+            "the state directory {} cannot be used: {e}\n      Another member of this service on this host needs a --state-dir of its own.",
+            folder.display()
+        ))
+    };
+    leno_runtime::files::create_private_dir(folder).map_err(failed)?;
+    leno_sys::FileLock::acquire(&folder.join("lock")).map_err(failed)
 }
 
 /// The program, started when the proxy is ready so that its first call already finds the mesh.
@@ -161,6 +175,7 @@ impl Supervisor {
     /// Inbound first, then the program, then outbound: the program can call others until it is gone.
     async fn stop(&mut self) -> Result<ExitCode, Failure> {
         self.proxy.drain();
+        tracing::warn!("stopping: what is under way may finish; a second signal ends it at once");
         let drained = tokio::time::timeout(self.drain_limit, self.proxy.inbound_drained());
         tokio::select! {
             _ = drained => {}

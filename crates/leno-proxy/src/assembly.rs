@@ -137,7 +137,7 @@ async fn asked_to_end(signals: &mut Signals) {
 /// Ends without losing work.
 async fn wind_up(settings: &ProxySettings, plane: &DataPlane, handle: &ControlHandle, signal: Signal) {
     plane.process().set_draining();
-    let deadlines = settings.drain;
+    let mut deadlines = settings.drain;
     if signal == Signal::Retire {
         tracing::info!("retiring: a successor serves from now on");
         handle.retire().await;
@@ -145,6 +145,8 @@ async fn wind_up(settings: &ProxySettings, plane: &DataPlane, handle: &ControlHa
         return;
     }
     tracing::info!("draining");
+    // Nobody takes over: whoever stops a workload does not wait an hour for an idle database connection.
+    deadlines.streams = deadlines.streams.min(deadlines.requests);
     // Peers must have stopped choosing this instance before it stops accepting.
     if tokio::time::timeout(deadlines.deregister, handle.drain()).await.is_err() {
         tracing::warn!("the control plane did not acknowledge the deregistration in time");

@@ -233,7 +233,8 @@ pub struct DrainDeadlines {
     pub deregister: Duration,
     /// Then this long for requests to finish.
     pub requests: Duration,
-    /// And this long, from the same start, for TCP and upgraded streams.
+    /// And this long, from the same start, for TCP and upgraded streams of a proxy that a successor replaced; when the workload itself
+    /// is stopped they get what requests get.
     pub streams: Duration,
 }
 

@@ -170,3 +170,76 @@ fn the_program_decides_the_exit_code_and_nothing_is_left() {
     let members = mesh.json(&["get", "members", "-A"]);
     assert_eq!(members.as_array().map(Vec::len), Some(0), "{members}");
 }
+
+#[test]
+fn two_members_do_not_share_a_state_directory() {
+    if !can_run("state_directory", apps::NEEDS) {
+        return;
+    }
+    let network = Network::new(&["one"]);
+    let mesh = Mesh::start(&network, "one", &[]);
+    let mut first = mesh.run(network.host("one"), "first", "job", &["--admin", "127.0.0.1:15020"], &["sleep", "1000"]);
+    first.wait_ready(15020);
+    let state = first.state.display().to_string();
+    let join = mesh.join.clone();
+    let second = network.host("one").run(
+        &testbed::mesh::leno().to_string_lossy(),
+        &["run", "--service", "job", "--join", &join, "--state-dir", &state, "--", "true"],
+    );
+    assert!(second.code == 1 && second.stderr.contains("--state-dir"), "{second:?}");
+    assert!(first.process().is_running());
+}
+
+#[test]
+fn a_replaced_proxy_that_still_carries_a_stream_obeys_new_policies_and_answers_for_nobody() {
+    if !can_run("predecessor", apps::NEEDS) {
+        return;
+    }
+    let network = Network::new(&["one", "two", "three"]);
+    let (folder, three) = (network.folder(), network.host("three"));
+    let mesh = Mesh::start(&network, "one", &[]);
+    let redis = apps::redis(folder, 6379);
+    let flags = ["--port", "6379/tcp", "--admin", "127.0.0.1:15020"];
+    let mut cache = mesh.run(network.host("two"), "cache", "cache", &flags, &strings(&redis));
+    mesh.wait_for_endpoints("cache", 1);
+    let mut client = mesh.proxy(three, "client", "client", &["--upstream", "cache=9379", "--admin", "127.0.0.1:15020"]);
+    client.wait_ready(15020);
+    let mut command = three.command(apps::PYTHON);
+    command.args([&apps::program("hold.py"), "redis", "127.0.0.1", "9379"]);
+    let mut held = testbed::Process::start("held", &mut command, folder);
+    held.wait_for_line("open", |l| l.starts_with("open").then_some(()));
+    let before = cache.proxy_pids();
+    cache.replace_proxy();
+    testbed::wait::until("predecessor and successor run side by side", || {
+        let now = cache.proxy_pids();
+        if now.len() == 2 && now.contains(&before[0]) { Ok(()) } else { Err(format!("{now:?}")) }
+    });
+    cache.wait_ready(15020);
+    let cpu = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+        text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let start = (std::time::Instant::now(), cpu(before[0]));
+    for _ in 0..50 {
+        let code = network.host("two").curl(&["-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:15020/ready"]);
+        assert_eq!(code.stdout, "200", "the predecessor answers its successor's admin port");
+    }
+    let share = (cpu(before[0]) - start.1) as f64 / start.0.elapsed().as_nanos() as f64;
+    assert!(share < 0.5, "the predecessor uses {share:.2} of a CPU for one stream of 20 pings/s");
+    assert!(held.is_running());
+    mesh.apply(
+        "
+apiVersion: leno.dev/v1alpha1
+kind: AccessPolicy
+metadata: {name: nobody}
+spec:
+  targetRefs: [{group: \"\", kind: Service, name: cache}]
+  rules: [{action: deny}]
+",
+    );
+    held.wait_for_line("closed by the predecessor", |l| l.starts_with("closed").then_some(()));
+    testbed::wait::until("the predecessor ends", || {
+        let now = cache.proxy_pids();
+        if now.len() == 1 { Ok(()) } else { Err(format!("{now:?}")) }
+    });
+}

@@ -257,7 +257,10 @@ pub fn describe(api: &ApiArguments, arguments: &DescribeArguments) -> Result<Exi
 async fn describe_service(api: &Api, namespace: &str, name: &str) -> Result<(), Failure> {
     let overview = api.client.overview().await.map_err(failure)?;
     if let Some(service) = overview.services.iter().find(|s| s.name == name && s.namespace == namespace) {
-        println!("\naddresses              {}", service.vips.join(", "));
+        println!(
+            "\nreserved addresses     {} (for interception, which this version does not have)",
+            service.vips.join(", ")
+        );
         println!("authorised identities  {}", service.authorised.join(", "));
     }
     let (headings, rows, _) = endpoints(api, Some(namespace), Some(name)).await?;

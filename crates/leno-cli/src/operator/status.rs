@@ -34,14 +34,13 @@ fn show(o: &Overview) {
             let lost = if s.lost > 0 { format!(" (+{} lost)", s.lost) } else { String::new() };
             vec![
                 format!("{}.{}", s.name, s.namespace),
-                s.vips.first().cloned().unwrap_or_default(),
                 ports.join(","),
                 format!("{}{lost}", s.connected),
                 s.authorised.join(","),
             ]
         })
         .collect();
-    print!("\n{}", print::table(&["SERVICE", "ADDRESS", "PORTS", "ENDPOINTS", "AUTHORISED IDENTITIES"], &rows));
+    print!("\n{}", print::table(&["SERVICE", "PORTS", "ENDPOINTS", "AUTHORISED IDENTITIES"], &rows));
     if o.problems.is_empty() && o.nacks.is_empty() {
         println!("\nNothing needs mending.");
         return;
