@@ -27,6 +27,9 @@ pub enum HeadError {
     /// A method, target, authority or status that cannot be one.
     #[error("a malformed start line")]
     Start,
+    /// A field that is for one connection, frames, or names the host where none may be.
+    #[error("a connection, framing or host field")]
+    Framing,
 }
 
 /// A request method (RFC 9110 section 9).

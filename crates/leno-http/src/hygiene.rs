@@ -38,7 +38,31 @@ const CLIENT_CERTIFICATE: &[u8] = b"x-forwarded-client-cert";
 /// Whether a field of that name always ends here (the fixed list; `te` and what `connection` names come on top).
 #[must_use]
 pub fn is_hop_by_hop(name: &[u8]) -> bool {
-    HOP_BY_HOP.iter().any(|k| name.eq_ignore_ascii_case(k.as_bytes()))
+    // The lengths of the list; most names are through with it here.
+    matches!(name.len(), 7 | 10 | 14 | 16..=19) && HOP_BY_HOP.iter().any(|k| name.eq_ignore_ascii_case(k.as_bytes()))
+}
+
+/// Whether a field may not be in a head between two proxies, nor come from one to a writer of HTTP/1: what frames a message, names
+/// its host or is for one connection is in a head's own members, and a second opinion about it is how requests are smuggled.
+#[must_use]
+pub fn is_owned_by_writers(name: &[u8]) -> bool {
+    match name.len() {
+        4 => name.eq_ignore_ascii_case(b"host"),
+        6 => name.eq_ignore_ascii_case(b"expect"),
+        14 => name.eq_ignore_ascii_case(b"content-length") || is_hop_by_hop(name),
+        _ => is_hop_by_hop(name),
+    }
+}
+
+/// Appends the lines of `fields` without those that `unwanted` points at, which readers have kept out already.
+pub(crate) fn write_lines(fields: &Fields, unwanted: fn(&[u8]) -> bool, out: &mut Vec<u8>) {
+    if fields.iter().any(|(name, _)| unwanted(name)) {
+        let mut clean = fields.clone();
+        clean.remove_if(|name, _| unwanted(name));
+        clean.write_lines(out);
+    } else {
+        fields.write_lines(out);
+    }
 }
 
 /// Removes everything that ends here: the fixed list, the fields named in `connection`, and `te` but for `trailers`.
@@ -68,6 +92,16 @@ pub fn strip_internal(fields: &mut Fields) {
             || (name.len() >= INTERNAL_PREFIX.len()
                 && name[..INTERNAL_PREFIX.len()].eq_ignore_ascii_case(INTERNAL_PREFIX))
     });
+}
+
+/// Whether none of the protocols in the list of an `upgrade` is one that would hide requests from whoever only sees bytes from
+/// then on.
+#[must_use]
+pub fn may_switch_to(protocols: &[u8]) -> bool {
+    protocols.split(|b| *b == b',').all(|protocol| {
+        let name = protocol.split(|b| *b == b'/').next().unwrap_or(protocol).trim_ascii();
+        ![&b"h2c"[..], b"http", b"tls"].iter().any(|refused| name.eq_ignore_ascii_case(refused))
+    })
 }
 
 /// Whether a trailer of that name must not be merged or forwarded (RFC 9110 section 6.5.1): framing, routing and the
@@ -101,6 +135,19 @@ mod tests {
             let mut out = Vec::new();
             fields.write_lines(&mut out);
             assert_eq!(String::from_utf8(out).unwrap(), expected, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn every_hop_by_hop_field_is_known_by_its_length() {
+        for name in HOP_BY_HOP {
+            assert!(is_hop_by_hop(name.to_ascii_uppercase().as_bytes()), "{name}");
+        }
+        for name in ["Host", "EXPECT", "Content-Length", "Connection", "HTTP2-Settings"] {
+            assert!(is_owned_by_writers(name.as_bytes()), "{name}");
+        }
+        for name in ["te", "accept", "content-type", "x-host"] {
+            assert!(!is_owned_by_writers(name.as_bytes()), "{name}");
         }
     }
 

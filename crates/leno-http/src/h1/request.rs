@@ -146,14 +146,10 @@ impl Lines {
         if !self.has_upgrade_option || version != Version::Http11 {
             return None;
         }
-        let refused = |protocol: &[u8]| {
-            let name = protocol.split(|b| *b == b'/').next().unwrap_or(protocol);
-            name.eq_ignore_ascii_case(b"h2c") || name.eq_ignore_ascii_case(b"http") || name.eq_ignore_ascii_case(b"tls")
-        };
-        if fields.list("upgrade").any(refused) || fields.get_all("upgrade").count() != 1 {
+        if fields.get_all("upgrade").count() != 1 {
             return None;
         }
-        fields.get_bytes("upgrade").filter(|value| !value.is_empty())
+        fields.get_bytes("upgrade").filter(|value| !value.is_empty() && hygiene::may_switch_to(value))
     }
 }
 

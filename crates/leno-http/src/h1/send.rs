@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use super::chunked;
 use crate::body::{Body, BodyError, Frame};
 use crate::head::{BodyLength, Fields, RequestHead, ResponseHead, Version};
+use crate::hygiene;
 
 /// From this size on a frame is not copied.
 const LARGE: usize = 8 * 1024;
@@ -104,7 +105,7 @@ impl<'a> Writer<'a> {
             false => out.extend_from_slice(&head.authority),
         }
         out.extend_from_slice(b"\r\n");
-        head.fields.write_lines(out);
+        write_fields(&head.fields, out);
         let is_te = head.fields.contains("te");
         if let Some(protocol) = &head.upgrade {
             out.extend_from_slice(if is_te {
@@ -137,7 +138,7 @@ impl<'a> Writer<'a> {
     /// Appends an interim response.
     pub fn interim(&mut self, head: &ResponseHead) {
         write_status(&mut self.out.0, head.status);
-        head.fields.write_lines(&mut self.out.0);
+        write_fields(&head.fields, &mut self.out.0);
         self.out.0.extend_from_slice(b"\r\n");
     }
 
@@ -150,7 +151,7 @@ impl<'a> Writer<'a> {
             out.extend_from_slice(protocol);
             out.extend_from_slice(b"\r\n");
         }
-        head.fields.write_lines(out);
+        write_fields(&head.fields, out);
         out.extend_from_slice(b"\r\n");
         self.coding = Coding::UntilClose;
     }
@@ -167,7 +168,7 @@ impl<'a> Writer<'a> {
     ) -> bool {
         let out = &mut self.out.0;
         write_status(out, head.status);
-        head.fields.write_lines(out);
+        write_fields(&head.fields, out);
         let bodiless = head.status == 204 || head.status < 200;
         let told_only = is_head || head.status == 304;
         let length = match head.length {
@@ -260,7 +261,7 @@ impl<'a> Writer<'a> {
             Coding::Chunked => {
                 self.out.0.extend_from_slice(b"0\r\n");
                 if let Some(fields) = trailers {
-                    fields.write_lines(&mut self.out.0);
+                    hygiene::write_lines(fields, hygiene::forbidden_in_trailers, &mut self.out.0);
                 }
                 self.out.0.extend_from_slice(b"\r\n");
             }
@@ -312,6 +313,11 @@ impl<'a> Writer<'a> {
             }
         }
     }
+}
+
+/// Readers leave no framing among the fields. If one did, whoever wrote it would decide where our message ends.
+fn write_fields(fields: &Fields, out: &mut Vec<u8>) {
+    hygiene::write_lines(fields, hygiene::is_owned_by_writers, out);
 }
 
 fn write_length(out: &mut Vec<u8>, length: u64) {
@@ -408,6 +414,33 @@ mod tests {
             assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{line}");
             assert_eq!(rest.trim_start(), expected.trim_start(), "{status} {length:?} {version:?} {is_head}");
         }
+    }
+
+    #[tokio::test]
+    async fn framing_among_the_fields_is_left_out() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (progress, address) = (Cell::new(0), SocketAddr::from(([10, 0, 0, 1], 80)));
+        let mut fields = Fields::new();
+        for name in ["Content-Length", "transfer-encoding", "Host", "connection", "upgrade", "x-a", "keep-alive"] {
+            fields.append(name, b"1");
+        }
+        let (mut request, mut response) = (RequestHead::new(Method::Get, "web", "/"), ResponseHead::new(200));
+        request.fields = fields.clone();
+        response.fields = fields.clone();
+        let mut writer = Writer::new(&io, &progress, None);
+        writer.request(&request, address);
+        assert_eq!(writer.out.0, b"GET / HTTP/1.1\r\nhost: web\r\nx-a: 1\r\n\r\n");
+        writer.out.0.clear();
+        writer.response(&response, Version::Http11, false, false, true);
+        assert_eq!(writer.out.0, b"HTTP/1.1 200 OK\r\nx-a: 1\r\ncontent-length: 0\r\n\r\n");
+        writer.out.0.clear();
+        writer.interim(&ResponseHead { status: 103, ..response });
+        assert_eq!(writer.out.0, b"HTTP/1.1 103 Early Hints\r\nx-a: 1\r\n\r\n");
+        writer.out.0.clear();
+        writer.coding = Coding::Chunked;
+        writer.end(Some(&fields)).unwrap();
+        assert_eq!(writer.out.0, b"0\r\nx-a: 1\r\n\r\n");
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::HopSettings;
 use super::driver::{Driver, Shared};
-use super::head_text::{StreamMeta, parse_response, put_request};
+use super::head_text::{StreamMeta, parse_interim, parse_response, put_request};
 use super::registry::{Peer, Registry};
 use super::state::{HeadPart, Side};
 use super::stream::{HopBody, pump};
@@ -103,17 +103,21 @@ impl Connection {
         }
         loop {
             let part = std::future::poll_fn(|cx| self.shared.with(|e| e.poll_head(key, cx))).await?;
+            let malformed = |e| {
+                let error = StreamError::in_flight(Reason::UpstreamProtocolError, format!("the response's head: {e}"));
+                self.shared.with(|e| e.reset(key, error.reason, false, &error.detail));
+                error
+            };
             let (text, is_over) = match part {
                 HeadPart::Interim(text) => {
-                    if let (Some(sink), Ok(head)) = (&interim, parse_response(&text)) {
+                    let head = parse_interim(&text).map_err(malformed)?;
+                    if let Some(sink) = &interim {
                         sink.send(head);
                     }
                     continue;
                 }
                 HeadPart::Final(text, is_over) => (text, is_over),
             };
-            let malformed =
-                |e| StreamError::in_flight(Reason::UpstreamProtocolError, format!("the response's head: {e}"));
             let head = parse_response(&text).map_err(malformed)?;
             if is_over {
                 answer.release();

@@ -14,7 +14,9 @@ use bytes::Bytes;
 use leno_model::{AppProtocol, Name};
 
 use super::frame::MAX_HEAD_TEXT;
+use crate::authority::Authority;
 use crate::head::{BodyLength, Fields, HeadError, Method, RequestHead, ResponseHead, Version};
+use crate::hygiene;
 
 /// What a stream carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -150,7 +152,7 @@ pub fn put_request(out: &mut Vec<u8>, meta: &StreamMeta, head: &RequestHead) -> 
     }
     put_upgrade(out, head.upgrade.as_ref())?;
     out.extend_from_slice(b"\r\n");
-    head.fields.write_lines(out);
+    hygiene::write_lines(&head.fields, hygiene::is_owned_by_writers, out);
     bounded(out, from)
 }
 
@@ -161,7 +163,7 @@ pub fn put_response(out: &mut Vec<u8>, head: &ResponseHead) -> Result<(), HeadEr
     put_length(out, head.length);
     put_upgrade(out, head.upgrade.as_ref())?;
     out.extend_from_slice(b"\r\n");
-    head.fields.write_lines(out);
+    hygiene::write_lines(&head.fields, hygiene::is_owned_by_writers, out);
     bounded(out, from)
 }
 
@@ -250,12 +252,49 @@ pub fn parse_request(text: &Bytes) -> Result<(StreamMeta, RequestHead), HeadErro
             _ => {}
         }
     }
-    head.fields = Fields::parse(rest)?;
+    check_request(&head)?;
+    head.fields = parse_fields(rest, hygiene::is_owned_by_writers)?;
     Ok((meta, head))
 }
 
-/// Reads a response's head.
+/// What the readers of HTTP/1 and HTTP/2 refuse, a peer that reads nothing may not slip past them: our writers rely on it.
+fn check_request(head: &RequestHead) -> Result<(), HeadError> {
+    let is_authority = |text: &[u8]| Authority::parse(text).is_ok();
+    let is_target = match head.method {
+        Method::Connect => Authority::parse(&head.target).is_ok_and(|a| a.port.is_some()),
+        Method::Options if head.target == "*" => true,
+        _ => head.target.starts_with(b"/") && !head.target.contains(&b'#'),
+    };
+    // A request with a body, or CONNECT, does not switch; h2c and TLS inside would hide requests from the policy.
+    let may_switch = head.method != Method::Connect && head.length.exact() == Some(0);
+    let is_switch = head.upgrade.as_ref().is_none_or(|u| may_switch && hygiene::may_switch_to(u));
+    let is_fine = is_target && is_switch && (head.authority.is_empty() || is_authority(&head.authority));
+    if is_fine { Ok(()) } else { Err(HeadError::Start) }
+}
+
+/// Field lines of a peer, none of which `forbidden` points at.
+fn parse_fields(lines: Bytes, forbidden: fn(&[u8]) -> bool) -> Result<Fields, HeadError> {
+    let fields = Fields::parse(lines)?;
+    if fields.iter().any(|(name, _)| forbidden(name)) { Err(HeadError::Framing) } else { Ok(fields) }
+}
+
+/// Reads a peer's trailers.
+pub fn parse_trailers(lines: Bytes) -> Result<Fields, HeadError> {
+    parse_fields(lines, hygiene::forbidden_in_trailers)
+}
+
+/// Reads the head of a final response.
 pub fn parse_response(text: &Bytes) -> Result<ResponseHead, HeadError> {
+    // A caller would take a 1xx for one that is followed by the final response: by whatever comes next on its connection.
+    parse_any_response(text).and_then(|head| if head.is_interim() { Err(HeadError::Start) } else { Ok(head) })
+}
+
+/// Reads the head of an interim response.
+pub fn parse_interim(text: &Bytes) -> Result<ResponseHead, HeadError> {
+    parse_any_response(text).and_then(|head| if head.is_interim() { Ok(head) } else { Err(HeadError::Start) })
+}
+
+fn parse_any_response(text: &Bytes) -> Result<ResponseHead, HeadError> {
     let (line, rest) = split_line(text)?;
     let mut words = line.split(|&b| b == b' ');
     let status = words.next().map(number).ok_or(HeadError::Start)??;
@@ -268,7 +307,10 @@ pub fn parse_response(text: &Bytes) -> Result<ResponseHead, HeadError> {
             _ => {}
         }
     }
-    head.fields = Fields::parse(rest)?;
+    if (head.status == 101) != head.upgrade.is_some() {
+        return Err(HeadError::Start);
+    }
+    head.fields = parse_fields(rest, hygiene::is_owned_by_writers)?;
     Ok(head)
 }
 
@@ -294,14 +336,17 @@ mod tests {
         head.version = Version::Http2;
         head.length = BodyLength::Unknown;
         head.expect_continue = true;
-        head.upgrade = Some(Bytes::from_static(b"websocket"));
         head.fields.append("te", b"trailers");
         let mut out = Vec::new();
         put_request(&mut out, &meta(), &head).unwrap();
         assert_eq!(
             String::from_utf8(out.clone()).unwrap(),
-            "shop/web 80 http grpc a=1 d=2500\r\nPOST /a.B/C?d=%20 h=web.shop v=2 l=* e=1 u=websocket\r\nte: trailers\r\n"
+            "shop/web 80 http grpc a=1 d=2500\r\nPOST /a.B/C?d=%20 h=web.shop v=2 l=* e=1\r\nte: trailers\r\n"
         );
+        assert_eq!(parse_request(&out.into()).unwrap(), (meta(), head.clone()));
+        (head.length, head.upgrade) = (BodyLength::None, Some(Bytes::from_static(b"websocket")));
+        let mut out = Vec::new();
+        put_request(&mut out, &meta(), &head).unwrap();
         assert_eq!(parse_request(&out.into()).unwrap(), (meta(), head));
     }
 
@@ -359,11 +404,75 @@ mod tests {
             "shop/web 80 http http\r\nGET / l=99999999999999999999\r\n",
             "shop/web 80 http http\r\nGET /\r\nno colon\r\n",
             "shop/web 80 tcp tcp\r\nGET /\r\n",
+            "shop/web 80 http http\r\nGET http://web/\r\n",
+            "shop/web 80 http http\r\nGET *\r\n",
+            "shop/web 80 http http\r\nGET /#a\r\n",
+            "shop/web 80 http http\r\nGET web:80\r\n",
+            "shop/web 80 http http\r\nCONNECT /\r\n",
+            "shop/web 80 http http\r\nCONNECT web\r\n",
+            "shop/web 80 http http\r\nGET / h=a@b\r\n",
+            "shop/web 80 http http\r\nGET / h=web,b\r\n",
+            "shop/web 80 http http\r\nGET / u=h2c\r\n",
+            "shop/web 80 http http\r\nGET / u=websocket,TLS/1.0\r\n",
+            "shop/web 80 http http\r\nGET / u=websocket l=3\r\n",
+            "shop/web 80 http http\r\nGET / u=websocket l=*\r\n",
+            "shop/web 80 http http\r\nCONNECT web:80 u=websocket\r\n",
         ] {
             assert!(parse_request(&Bytes::from(bad.to_owned())).is_err(), "{bad:?}");
         }
-        for bad in ["", "abc\r\n", "99\r\n", "1000\r\n", "200 l=-1\r\n", "200\r\nx\r\n"] {
+        for bad in [
+            "",
+            "abc\r\n",
+            "99\r\n",
+            "1000\r\n",
+            "200 l=-1\r\n",
+            "200\r\nx\r\n",
+            "103\r\n",
+            "101\r\n",
+            "200 u=websocket\r\n",
+        ] {
             assert!(parse_response(&Bytes::from(bad.to_owned())).is_err(), "{bad:?}");
+        }
+        for (bad, is_fine) in [("103\r\n", true), ("100\r\n", true), ("101 u=websocket\r\n", false), ("200\r\n", false)]
+        {
+            assert_eq!(parse_interim(&Bytes::from(bad.to_owned())).is_ok(), is_fine, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn every_form_of_target_is_read() {
+        for good in [
+            "GET / h=web",
+            "OPTIONS * h=web:80",
+            "OPTIONS /a",
+            "CONNECT web:443 h=web:443 l=*",
+            "GET /a?b=/ h=[::1]:80",
+        ] {
+            let text = Bytes::from(format!("shop/web 80 http http\r\n{good}\r\n"));
+            assert!(parse_request(&text).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn nothing_in_a_head_frames() {
+        for name in
+            ["content-length", "Transfer-Encoding", "HOST", "connection", "keep-alive", "upgrade", "proxy-connection"]
+        {
+            let text = |first: &str| Bytes::from(format!("{first}\r\na: 1\r\n{name}: 1\r\n"));
+            let request = parse_request(&text("shop/web 80 http http\r\nPOST / h=x l=*")).unwrap_err();
+            let found = [
+                request,
+                parse_response(&text("200 l=*")).unwrap_err(),
+                parse_interim(&text("103")).unwrap_err(),
+                parse_trailers(format!("a: 1\r\n{name}: 1\r\n").into()).unwrap_err(),
+            ];
+            assert_eq!(found, [HeadError::Framing; 4], "{name}");
+            // An application's response may say what it likes: our end leaves it out.
+            let mut head = ResponseHead::new(200);
+            head.fields.append(name, b"1");
+            let mut out = Vec::new();
+            put_response(&mut out, &head).unwrap();
+            assert_eq!(out, b"200\r\n", "{name}");
         }
     }
 
@@ -383,7 +492,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn requests_round_trip(target in "/[!-~]{0,40}", authority in "[!-~]{0,20}", port: u16, attempt: u32, deadline in proptest::option::of(0_u64..1 << 40), length in proptest::option::of(0_u64..1 << 60), value in "[ -~]{0,30}") {
+        fn requests_round_trip(target in "/[!\"$-~]{0,40}", authority in "[a-z0-9]{0,20}", port: u16, attempt: u32, deadline in proptest::option::of(0_u64..1 << 40), length in proptest::option::of(0_u64..1 << 60), value in "[ -~]{0,30}") {
             let meta = StreamMeta { port, attempt, deadline_ms: deadline, ..meta() };
             let mut head = RequestHead::new(Method::Get, authority, target);
             head.length = length.map_or(BodyLength::None, BodyLength::Exact);

@@ -31,12 +31,12 @@ use slab::Slab;
 pub(crate) use self::send::reason_of;
 use self::stream::{Receiving, Stream, remember};
 use super::frame::{self, Hello, Kind};
+use super::head_text::parse_trailers;
 use super::limits::{
     Budget, CONNECTION_WINDOW, KEEPALIVE_AFTER, KEEPALIVE_WITHIN, LATE_BYTES, MAX_QUEUED_HEADS, MAX_STREAMS,
     STREAM_WINDOW, Tolerance, WORKER_BUDGET,
 };
 use crate::body::{BodyError, Frame, PollFrame};
-use crate::head::Fields;
 use crate::refusal::StreamError;
 
 /// Which end of the hop this is.
@@ -426,8 +426,14 @@ impl Engine {
         }
         if let Some(lines) = stream.trailers.take() {
             let reason = self.side.broken();
-            let malformed = |_| BodyError::new(reason, "malformed trailers");
-            return Poll::Ready(Some(Fields::parse(lines).map(Frame::Trailers).map_err(malformed)));
+            return match parse_trailers(lines) {
+                Ok(fields) => Poll::Ready(Some(Ok(Frame::Trailers(fields)))),
+                Err(error) => {
+                    let error = StreamError::in_flight(reason, format!("the trailers: {error}"));
+                    self.reset(key, error.reason, false, &error.detail);
+                    Poll::Ready(Some(Err(error.into())))
+                }
+            };
         }
         if stream.receiving == Receiving::Ended {
             return Poll::Ready(None);

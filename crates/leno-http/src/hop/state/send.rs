@@ -11,6 +11,7 @@ use super::stream::{Sending, Stream, Tail, remember};
 use super::{Engine, OURS, StreamKey};
 use crate::head::{Fields, HeadError};
 use crate::hop::frame::{self, Kind, MAX_DATA};
+use crate::hygiene;
 use crate::refusal::StreamError;
 
 /// The stream takes no more: it was reset, stopped by its reader, or is over.
@@ -110,7 +111,7 @@ impl Engine {
             None => Tail::End,
             Some(fields) => {
                 let mut lines = Vec::with_capacity(fields.wire_len());
-                fields.write_lines(&mut lines);
+                hygiene::write_lines(fields, hygiene::forbidden_in_trailers, &mut lines);
                 if lines.len() > crate::MAX_HEAD { Tail::End } else { Tail::Trailers(lines) }
             }
         };
@@ -202,6 +203,6 @@ fn put_tail(stream: &mut Stream, out: &mut Vec<u8>) {
 pub(crate) fn reason_of(error: HeadError) -> Reason {
     match error {
         HeadError::TooLarge | HeadError::TooManyFields => Reason::HeadTooLarge,
-        HeadError::Line | HeadError::Value | HeadError::Start => Reason::MalformedRequest,
+        HeadError::Line | HeadError::Value | HeadError::Start | HeadError::Framing => Reason::MalformedRequest,
     }
 }

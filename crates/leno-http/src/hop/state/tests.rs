@@ -108,7 +108,7 @@ fn a_request_and_its_response_leave_nothing() {
     pair.server.send_info(theirs, text("103")).unwrap();
     pair.server.send_head(theirs, false, text("200")).unwrap();
     pair.server.send_data(theirs, Bytes::from_static(b"answer"));
-    pair.server.send_end(theirs, Some(&Fields::parse(Bytes::from_static(b"a: 1\r\n")).unwrap()));
+    pair.server.send_end(theirs, Some(&crate::Fields::parse(Bytes::from_static(b"a: 1\r\n")).unwrap()));
     exchange(&mut pair, 3);
     assert_eq!(pair.client.poll_head(ours, &cx()), Poll::Ready(Ok(HeadPart::Interim(Bytes::from_static(b"103")))));
     assert_eq!(pair.client.poll_head(ours, &cx()), Poll::Ready(Ok(HeadPart::Final(Bytes::from_static(b"200"), false))));
