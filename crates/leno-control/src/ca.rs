@@ -352,9 +352,9 @@ impl Ca {
         Ok(switched)
     }
 
-    /// Roots and rotation, for people.
+    /// Roots and rotation, for people. `lost` names the registrations without a stream, which a rotation waits for as well.
     #[must_use]
-    pub fn status(&self) -> CaStatus {
+    pub fn status(&self, lost: &[String]) -> CaStatus {
         let (bundle_version, now) = (self.bundle.borrow().version, self.clock.unix_seconds());
         let (phase, roots, issuing) = {
             let authority = self.authority();
@@ -366,13 +366,16 @@ impl Ca {
             (phase, authority.roots(), authority.pin())
         };
         let live = self.live();
-        let waiting_for = match phase {
+        let mut waiting_for: Vec<String> = match phase {
             RotationPhase::Distributing => live.behind(bundle_version).map(live::Stream::name).collect(),
             RotationPhase::Reissuing => {
                 live.not_under(issuing, now.saturating_sub(SETTLE_S)).map(live::Stream::name).collect()
             }
             _ => Vec::new(),
         };
+        if phase != RotationPhase::Idle {
+            waiting_for.extend(lost.iter().map(|name| format!("{name} (lost)")));
+        }
         let roots = roots.iter().map(|root| RootInfo {
             pin: root.pin().to_string(),
             not_after: leno_identity::certificate::validity(&root.der()).map(|v| timestamp(v.1)).unwrap_or_default(),

@@ -123,16 +123,19 @@ impl Registry {
         let resource = admission::workload(peer, given)?;
         self.authorise(peer, given).await?;
         let name = (resource.metadata.namespace.clone(), resource.metadata.name.clone());
-        let changed = self.write(&resource, given.generation).await?;
+        let services = given.services.iter().map(|s| format!("{}/{}", given.namespace, s.name)).collect();
+        // First, and kept whatever fails below: a record that nobody watches over would stay for ever, while the presence of one
+        // that was never written ends with its stream. The record comes last, so that a registration that is refused has no endpoint.
+        let now = self.now();
+        if !self.presence().connected(name.clone(), given.generation, services, stream, now) {
+            return Err(superseded(given.generation));
+        }
         for service in &given.services {
             services::ensure(&*self.store, &self.clock, &given.namespace, service)
                 .await
                 .map_err(|e| store_refusal(&e))?;
         }
-        let services = given.services.iter().map(|s| format!("{}/{}", given.namespace, s.name)).collect();
-        if !self.presence().connected(name.clone(), given.generation, services, stream) {
-            return Err(superseded(given.generation));
-        }
+        let changed = self.write(&resource, given.generation).await?;
         let shown = Shown { conditions: given.conditions.clone(), registered: self.clock.unix_seconds() };
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).insert(name, shown);
         Ok(changed)
@@ -235,14 +238,12 @@ impl Registry {
 
     /// Does what is due once. Public for tests with a manual clock.
     pub async fn tick(&self) {
-        let due = self.presence().due(self.now());
+        let due = self.presence().due(self.now(), MAX_PROBES);
         let mut probes = Vec::new();
         for due in due {
             match due {
                 Due::Expire(key, generation) => self.expire(&key, generation).await,
-                Due::Probe(key, generation) if probes.len() < MAX_PROBES => probes.push(self.probe(key, generation)),
-                // Comes up again after the probe interval.
-                Due::Probe(..) => {}
+                Due::Probe(key, generation) => probes.push(self.probe(key, generation)),
             }
         }
         join_all(probes).await;
@@ -252,7 +253,7 @@ impl Registry {
         match self.remove(key, generation).await {
             Ok(true) => {
                 let object = format!("{}/{}", key.0, key.1);
-                let detail = format!("generation {generation}: the grace time is over");
+                let detail = format!("generation {generation}: it was lost, and has not come back");
                 self.audit.record(&Principal::ControlPlane, "deregister", &object, "ok", &detail).await;
             }
             Ok(false) => {}
@@ -268,7 +269,8 @@ impl Registry {
         let addresses: Vec<_> = spec.iter().flat_map(|s| &s.addresses).map(|a| a.address).collect();
         let outcome = probe::probe(&addresses).await;
         tracing::info!(workload = %key.1, ?outcome, "probed: many instances were lost together");
-        self.presence().probed(&key, generation, outcome);
+        let now = self.now();
+        self.presence().probed(&key, generation, outcome, now);
     }
 
     /// Looks after graces until dropped.
@@ -283,6 +285,17 @@ impl Registry {
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         self.presence().counts()
+    }
+
+    /// The lost registrations as `namespace/instance`: a rotation of the root waits for them.
+    #[must_use]
+    pub fn lost(&self) -> Vec<String> {
+        let lost = self.presence().lost();
+        // A Workload is called `serviceaccount.instance`, and an account's name has no dot.
+        let name = |(namespace, name): WorkloadKey| {
+            format!("{namespace}/{}", name.split_once('.').map_or(&*name, |(_, instance)| instance))
+        };
+        lost.into_iter().map(name).collect()
     }
 
     /// All registrations, for people.

@@ -108,12 +108,12 @@ pub(super) async fn unrevoke(State(api): Shared, Path(id): Path<String>) -> Resu
 }
 
 pub(super) async fn ca(State(api): Shared) -> Json<CaStatus> {
-    Json(api.ca.status())
+    Json(api.ca.status(&api.registry.lost()))
 }
 
 pub(super) async fn rotate(State(api): Shared) -> Result<Json<CaStatus>, Failure> {
     api.ca.rotate().await?;
-    Ok(Json(api.ca.status()))
+    Ok(Json(api.ca.status(&api.registry.lost())))
 }
 
 pub(super) async fn audit(State(api): Shared, Query(query): Query<Limit>) -> Result<Json<Vec<AuditEntry>>, Failure> {
