@@ -85,13 +85,19 @@ pub fn strip_hop_by_hop(fields: &mut Fields) {
     }
 }
 
-/// Removes what only proxies may say (`leno-*`, `x-forwarded-client-cert`) from what an application sent.
+/// Removes what only proxies may say (`leno-*`, `x-forwarded-client-cert`) from what an application sent. An underscore counts
+/// as a hyphen: CGI and its heirs (WSGI, PHP) give `leno_source_identity` and `leno-source-identity` to the application as one
+/// variable.
 pub fn strip_internal(fields: &mut Fields) {
     fields.remove_if(|name, _| {
-        name.eq_ignore_ascii_case(CLIENT_CERTIFICATE)
-            || (name.len() >= INTERNAL_PREFIX.len()
-                && name[..INTERNAL_PREFIX.len()].eq_ignore_ascii_case(INTERNAL_PREFIX))
+        (name.len() == CLIENT_CERTIFICATE.len() && begins_alike(name, CLIENT_CERTIFICATE))
+            || begins_alike(name, INTERNAL_PREFIX)
     });
+}
+
+fn begins_alike(name: &[u8], start: &[u8]) -> bool {
+    let alike = |(a, b): (&u8, &u8)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-');
+    name.len() >= start.len() && name.iter().zip(start).all(alike)
 }
 
 /// Whether none of the protocols in the list of an `upgrade` is one that would hide requests from whoever only sees bytes from
@@ -128,6 +134,7 @@ mod tests {
             ("te:trailers, deflate\r\n", "te: trailers\r\n"),
             ("te:gzip\r\nUpgrade:h2c\r\nhttp2-settings:A\r\nproxy-connection:x\r\n", ""),
             ("leno-reason:x\r\nLeno-Anything:1\r\nX-Forwarded-Client-Cert:y\r\nlen:1\r\n", "len:1\r\n"),
+            ("leno_source_identity:x\r\nLENO_x:1\r\nX_Forwarded-Client_Cert:y\r\nlen_o:1\r\n", "len_o:1\r\n"),
         ] {
             let mut fields = Fields::parse(given.to_owned().into()).unwrap();
             strip_hop_by_hop(&mut fields);
