@@ -149,24 +149,28 @@ impl RetryPolicy {
     }
 }
 
-/// Whether the request was not processed, for a cause that another endpoint, or a moment later, need not share.
+/// Whether the request was not processed, for a cause that another endpoint, or a moment later, need not share. The reason alone
+/// never says so: a drain's deadline, a revocation and a broken TLS session also cut what an application is working on.
 fn another_endpoint_may_do(reason: Reason, unprocessed: bool) -> bool {
-    match reason {
-        Reason::ConnectTimeout
-        | Reason::ConnectRefused
-        | Reason::UpstreamTlsFailed
-        | Reason::RefusedStream
-        | Reason::PeerIdentityMismatch
-        | Reason::PeerUntrusted
-        | Reason::CertificateInvalid
-        | Reason::CertificateExpired
-        | Reason::CertificateRevoked
-        | Reason::ClockSkew
-        | Reason::ServiceNotOwned
-        | Reason::Draining => true,
-        Reason::UpstreamReset | Reason::Overloaded | Reason::HeadTimeout => unprocessed,
-        _ => false,
-    }
+    unprocessed
+        && matches!(
+            reason,
+            Reason::ConnectTimeout
+                | Reason::ConnectRefused
+                | Reason::UpstreamTlsFailed
+                | Reason::RefusedStream
+                | Reason::PeerIdentityMismatch
+                | Reason::PeerUntrusted
+                | Reason::CertificateInvalid
+                | Reason::CertificateExpired
+                | Reason::CertificateRevoked
+                | Reason::ClockSkew
+                | Reason::ServiceNotOwned
+                | Reason::Draining
+                | Reason::UpstreamReset
+                | Reason::Overloaded
+                | Reason::HeadTimeout
+        )
 }
 
 /// RFC 9110 section 9.2.2.
@@ -290,7 +294,12 @@ mod tests {
             (Reason::ConnectRefused, true, true),
             (Reason::ConnectTimeout, true, true),
             (Reason::RefusedStream, true, true),
-            (Reason::Draining, false, true),
+            (Reason::Draining, true, true),
+            (Reason::Draining, false, false),
+            (Reason::CertificateRevoked, true, true),
+            (Reason::CertificateRevoked, false, false),
+            (Reason::UpstreamTlsFailed, true, true),
+            (Reason::UpstreamTlsFailed, false, false),
             (Reason::UpstreamReset, false, false),
             (Reason::UpstreamReset, true, true),
             (Reason::UpstreamProtocolError, true, false),
@@ -312,11 +321,9 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_that_is_retried_without_knowledge_is_safe() {
+    fn no_reason_is_retried_without_knowing_that_nothing_ran() {
         for reason in Reason::ALL {
-            if another_endpoint_may_do(*reason, false) {
-                assert!(reason.retry_safe(), "{reason}");
-            }
+            assert!(!another_endpoint_may_do(*reason, false), "{reason}");
         }
     }
 

@@ -200,6 +200,26 @@ fn a_request_that_may_have_run_is_not_sent_again() {
 }
 
 #[test]
+fn what_a_drain_cuts_is_not_sent_elsewhere() {
+    let (app, second) = (App::http("web"), App::http("web"));
+    let mut pair = Pair::new(app.address, AppProtocol::Http);
+    let mut caller = Caller::new(pair.local());
+    caller.send("POST /slow HTTP/1.1\r\nhost: web\r\ncontent-length: 2\r\n\r\nab");
+    while app.seen().is_empty() {
+        std::thread::yield_now();
+    }
+    let mut other = Member::start(&mut pair.mesh, settings("web", Some((second.address, AppProtocol::Http)), &[]));
+    other.serves("web", second.address, AppProtocol::Http, open_access());
+    let endpoints = vec![endpoint("web-1", pair.server.hop), endpoint("web-2", other.hop)];
+    pair.client.calls(plan("web", AppProtocol::Http, endpoints));
+    // The application works on it; nobody can know how far it has come.
+    let soon = DrainDeadlines { deregister: Duration::ZERO, requests: Duration::ZERO, streams: Duration::ZERO };
+    pair.server.drain(Side::Inbound, soon);
+    assert_eq!(caller.answer().header("leno-reason"), Some("draining"));
+    assert_eq!((app.seen().len(), second.seen().len()), (1, 0));
+}
+
+#[test]
 fn weights_are_kept() {
     let (one, two) = (App::http("v1"), App::http("v2"));
     let mut mesh = Mesh::new();
