@@ -30,7 +30,7 @@ use leno_net::tls::TlsError;
 
 pub use client::Connection;
 pub use head_text::{StreamKind, StreamMeta};
-pub use pool::{MAX_HOPS_PER_KEY, Pool};
+pub use pool::{HopFailure, MAX_HOPS_PER_KEY, Pool};
 pub use registry::{HopInfo, Peer, Registry, Stats};
 pub use server::serve;
 pub use stream::HopBody;
@@ -83,22 +83,25 @@ pub struct HopError {
     pub detail: String,
     /// We broke off, and say why before closing; otherwise the connection was lost.
     is_ours: bool,
+    /// We do not accept who is there.
+    is_verdict: bool,
 }
 
 impl HopError {
     fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), is_ours: false }
+        Self { reason, detail: detail.into(), is_ours: false, is_verdict: false }
     }
 
     /// The peer broke a rule.
     fn protocol(side: Side, detail: String) -> Self {
-        Self { reason: side.broken(), detail, is_ours: true }
+        Self { reason: side.broken(), detail, is_ours: true, is_verdict: false }
     }
 }
 
 impl From<TlsError> for HopError {
     fn from(error: TlsError) -> Self {
         // Ours in the sense that an alert may have to be sent before closing.
-        Self { reason: error.reason, detail: error.detail, is_ours: true }
+        let is_tls = matches!(error.reason, Reason::UpstreamTlsFailed | Reason::MalformedRequest);
+        Self { reason: error.reason, detail: error.detail, is_ours: true, is_verdict: !error.by_peer && !is_tls }
     }
 }

@@ -77,19 +77,28 @@ impl Hops {
         if is_ours.get() {
             let told = match &outcome {
                 Ok(hop) => Ok(hop.peer().map(|peer| &*peer.handshake.group).unwrap_or_default()),
-                Err(error) => Err(error.reason),
+                Err(failure) => Err(failure.error.reason),
             };
             worker.telemetry().handshake(Direction::Outbound, told);
         }
         match (outcome, self.previous.get()) {
-            (Err(error), Some(previous)) => self.pool.existing(&key(previous)).ok_or(error),
-            (outcome, _) => outcome,
+            // A peer that has not heard of our new root refuses us, and one that we cannot reach says nothing at all. But whom we
+            // refuse is refused: what an older bundle said of it counts no more.
+            (Err(failure), Some(previous)) if !failure.is_verdict => {
+                self.pool.existing(&key(previous)).ok_or(failure.error)
+            }
+            (outcome, _) => outcome.map_err(Into::into),
         }
     }
 
-    /// Our certificate or the bundle has changed: what is revoked is cut at once, what is two generations old takes no new streams.
+    /// Our certificate or the bundle has changed: what is revoked is cut at once; what is two generations old, or would not be
+    /// accepted now, takes no new streams.
     pub fn renew(&self, before: Option<&Arc<TlsContext>>, now: &Arc<TlsContext>) {
-        let previous = before.map(|tls| tls.generation()).filter(|g| *g != now.generation());
+        let previous = before.map(|tls| tls.generation());
+        if previous == Some(now.generation()) {
+            // The same in a new snapshot.
+            return;
+        }
         self.previous.set(previous);
         self.pool.drain_if(|key| key.generation != now.generation() && Some(key.generation) != previous);
         let is_revoked = |peer: &leno_http::hop::Peer| {
@@ -98,6 +107,11 @@ impl Hops {
         let cut = self.registry.close_if(is_revoked, Reason::CertificateRevoked, "the peer's certificate is revoked");
         if cut > 0 {
             tracing::warn!(hops = cut, "hops of revoked identities closed");
+        }
+        // A retired root, above all: both directions, because the registry holds both.
+        let left = self.registry.drain_if(|peer| now.recheck(&peer.identity).is_err());
+        if left > 0 {
+            tracing::info!(hops = left, "hops whose peers are trusted no more take no new streams");
         }
     }
 }

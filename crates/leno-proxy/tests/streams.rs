@@ -131,6 +131,37 @@ fn a_revoked_identity_loses_its_hop() {
 }
 
 #[test]
+fn hops_of_a_retired_root_take_no_new_streams() {
+    let app = App::http("web");
+    for is_at_client in [true, false] {
+        let mut pair = Pair::new(app.address, AppProtocol::Http);
+        let mut caller = Caller::new(pair.local());
+        assert_eq!(caller.get("web", "/hello").status, 200);
+        let mut long = Caller::new(pair.local());
+        assert_eq!(long.send("GET /drip HTTP/1.1\r\nhost: web\r\n\r\n").head().status, 200);
+        // Another root takes the place of the one that the peer's leaf comes from.
+        let mut other = Mesh::new();
+        if is_at_client {
+            let tls = other.tls_of_generation("caller", 100);
+            pair.client.publish(|s| s.tls = Some(tls));
+        } else {
+            let tls = other.tls_of_generation("web", 100);
+            pair.server.publish(|s| s.tls = Some(tls));
+        }
+        let answer = loop {
+            let answer = Caller::new(pair.local()).get("web", "/hello");
+            if answer.status != 200 {
+                break answer;
+            }
+        };
+        assert!(answer.text().contains("peer_untrusted"), "{}", answer.text());
+        // What is under way may finish.
+        assert_eq!(long.line(), "1");
+        assert_eq!(long.line(), "a");
+    }
+}
+
+#[test]
 fn a_renewal_is_not_noticed() {
     let app = App::http("web");
     let mut pair = Pair::new(app.address, AppProtocol::Http);

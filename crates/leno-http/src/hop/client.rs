@@ -39,6 +39,12 @@ impl Connection {
         self.shared.ready().await
     }
 
+    /// Whether it failed because we did not accept who is there.
+    #[must_use]
+    pub fn is_peer_refused(&self) -> bool {
+        self.shared.is_peer_refused.get()
+    }
+
     /// Whether a stream could be opened now. Nothing can change that before the next await.
     #[must_use]
     pub fn has_room(&self) -> bool {

@@ -89,6 +89,8 @@ pub(crate) struct Shared {
     /// Unix second after which one of the leaves is no longer valid.
     expires: Cell<u64>,
     is_closed: Cell<bool>,
+    /// We did not accept who is there.
+    pub(crate) is_peer_refused: Cell<bool>,
     /// Ready or failed, and closed.
     changed: Notify,
 }
@@ -113,6 +115,7 @@ impl Shared {
             driver: RefCell::new(None),
             expires: Cell::new(settings.local_not_after.unwrap_or(u64::MAX)),
             is_closed: Cell::new(false),
+            is_peer_refused: Cell::new(false),
             changed: Notify::new(),
             registry,
         });
@@ -373,6 +376,7 @@ impl Driver {
         }
         let is_over = self.shared.with_quietly(Engine::is_drained);
         let is_told = error.is_ours;
+        self.shared.is_peer_refused.set(error.is_verdict);
         // A peer that closes a hop without streams does nothing wrong.
         let is_regular = is_over
             || (!is_told && self.shared.with_quietly(Engine::open_streams) == 0 && self.shared.peer.get().is_some());

@@ -35,6 +35,28 @@ pub const MAX_HOPS_PER_KEY: usize = 8;
 /// hop at once must not hold a request for ever.
 const MAX_ATTEMPTS: usize = 2 + MAX_HOPS_PER_KEY;
 
+/// Why there is no hop.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct HopFailure {
+    /// What a request is told; always `unprocessed`.
+    pub error: StreamError,
+    /// We did not accept who is there: no other hop to the same peer may stand in.
+    pub is_verdict: bool,
+}
+
+impl From<StreamError> for HopFailure {
+    fn from(error: StreamError) -> Self {
+        Self { error, is_verdict: false }
+    }
+}
+
+impl From<HopFailure> for StreamError {
+    fn from(failure: HopFailure) -> Self {
+        failure.error
+    }
+}
+
 #[derive(Default)]
 struct Slot {
     hops: Vec<Rc<Connection>>,
@@ -43,7 +65,7 @@ struct Slot {
 
 #[derive(Default)]
 struct Attempt {
-    failure: RefCell<Option<StreamError>>,
+    failure: RefCell<Option<HopFailure>>,
     done: Notify,
 }
 
@@ -70,7 +92,7 @@ impl<K: Hash + Eq + Clone + 'static> Pool<K> {
         connect_timeout: Duration,
         settings: &HopSettings,
         tls: impl Fn() -> Result<TlsSession, TlsError>,
-    ) -> Result<Rc<Connection>, StreamError> {
+    ) -> Result<Rc<Connection>, HopFailure> {
         for _ in 0..MAX_ATTEMPTS {
             let attempt = {
                 let mut slots = self.slots.borrow_mut();
@@ -89,7 +111,8 @@ impl<K: Hash + Eq + Clone + 'static> Pool<K> {
                         return Err(StreamError::unprocessed(
                             Reason::Overloaded,
                             "every hop to the peer is at its stream limit",
-                        ));
+                        )
+                        .into());
                     }
                     None => {
                         let session = tls().map_err(|e| StreamError::unprocessed(e.reason, e.detail))?;
@@ -106,7 +129,7 @@ impl<K: Hash + Eq + Clone + 'static> Pool<K> {
                 return Err(failure);
             }
         }
-        Err(StreamError::unprocessed(Reason::RefusedStream, "the peer accepts hops but no streams"))
+        Err(StreamError::unprocessed(Reason::RefusedStream, "the peer accepts hops but no streams").into())
     }
 
     /// A hop with room that is there already, whatever a new one would meet.
@@ -181,20 +204,22 @@ async fn connect(
     settings: HopSettings,
     tls: TlsSession,
     registry: &Rc<Registry>,
-) -> Result<Rc<Connection>, StreamError> {
+) -> Result<Rc<Connection>, HopFailure> {
     let io = match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
         Ok(Ok(io)) => io,
         Ok(Err(error)) => {
             let refused = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset);
             let reason = if refused { Reason::ConnectRefused } else { Reason::ConnectTimeout };
-            return Err(StreamError::unprocessed(reason, format!("{address}: {error}")));
+            return Err(StreamError::unprocessed(reason, format!("{address}: {error}")).into());
         }
         Err(_) => {
             let detail = format!("{address}: no connection within {} ms", timeout.as_millis());
-            return Err(StreamError::unprocessed(Reason::ConnectTimeout, detail));
+            return Err(StreamError::unprocessed(Reason::ConnectTimeout, detail).into());
         }
     };
     let hop = Connection::start(io, tls, settings, registry);
-    hop.ready().await?;
-    Ok(hop)
+    match hop.ready().await {
+        Ok(()) => Ok(hop),
+        Err(error) => Err(HopFailure { error, is_verdict: hop.is_peer_refused() }),
+    }
 }

@@ -146,6 +146,14 @@ impl Registry {
         self.live().into_iter().map(info).collect()
     }
 
+    /// Drains every hop whose peer `is_unwanted` points at: no new streams, closed after the last; how many.
+    pub fn drain_if(&self, mut is_unwanted: impl FnMut(&Peer) -> bool) -> usize {
+        let unwanted = |hop: &Rc<Shared>| hop.peer.get().is_some_and(|p| is_unwanted(p));
+        let hops: Vec<_> = self.live().into_iter().filter(unwanted).collect();
+        hops.iter().for_each(|hop| hop.drain());
+        hops.len()
+    }
+
     /// Closes every hop whose peer `is_unwanted` points at, with its streams; how many. For revoked and untrusted peers.
     pub fn close_if(&self, mut is_unwanted: impl FnMut(&Peer) -> bool, reason: Reason, detail: &str) -> usize {
         let unwanted = |hop: &Rc<Shared>| hop.peer.get().is_some_and(|p| is_unwanted(p));

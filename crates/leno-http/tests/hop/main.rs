@@ -528,8 +528,11 @@ fn a_hop_that_cannot_be_made_says_why_and_nothing_was_processed() {
             ("another authority", stranger.address, &web, Reason::PeerUntrusted),
             ("we are the strangers", server.address, &foreign.context("web"), Reason::PeerUntrusted),
         ] {
+            let is_verdict = matches!(expected, Reason::PeerIdentityMismatch | Reason::PeerUntrusted);
             let pool = Pool::new(Registry::new());
-            let error = pool.get(&0, address, CONNECT, &settings, || mesh.session(context)).await.unwrap_err();
+            let failure = pool.get(&0, address, CONNECT, &settings, || mesh.session(context)).await.unwrap_err();
+            assert_eq!(failure.is_verdict, is_verdict, "{what}: {failure}");
+            let error = failure.error;
             assert_eq!((error.reason, error.unprocessed), (expected, true), "{what}: {error}");
             assert!(pool.is_empty());
         }

@@ -51,6 +51,12 @@ impl Mesh {
         Self { authority, bundle, generation: 0 }
     }
 
+    /// As [`Self::tls`], as what another mesh's contexts are followed by.
+    pub fn tls_of_generation(&mut self, service: &str, generation: u64) -> Arc<TlsContext> {
+        self.generation = generation - 1;
+        self.tls(service)
+    }
+
     /// A certificate for a service, with everything that is trusted now.
     pub fn tls(&mut self, service: &str) -> Arc<TlsContext> {
         let key = KeyPair::generate().unwrap();
