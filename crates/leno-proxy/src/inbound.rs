@@ -52,12 +52,11 @@ pub async fn handle(
         StreamKind::Http => Exchange::http(&worker, Direction::Inbound, &mut request.head, subject),
         StreamKind::Tcp => Exchange::tcp(&worker, Direction::Inbound, subject),
     };
-    exchange.facts.service = Some(service);
     exchange.facts.port = meta.port;
     exchange.facts.source = Some(peer.identity.spiffe.clone());
     exchange.facts.destination = worker.identity();
     exchange.facts.attempts = meta.attempt + 1;
-    match exchange.run(async |exchange| stages(&worker, &peer, &meta, exchange, request).await).await {
+    match exchange.run(async |exchange| stages(&worker, &peer, &meta, service, exchange, request).await).await {
         Ok(response) => Ok(exchange.measure(response)),
         Err(refusal) => {
             exchange.refused(&refusal);
@@ -71,12 +70,15 @@ async fn stages(
     worker: &Rc<Worker>,
     peer: &Peer,
     meta: &StreamMeta,
+    service: NamespacedName,
     exchange: &mut Exchange,
     mut request: Request,
 ) -> Result<Response, Refusal> {
     // First: what is not ours must not be answered for, whoever asks (D5).
     let snapshot = worker.snapshot();
-    let (plan, port) = owned(&snapshot, exchange, meta)?;
+    let (plan, port) = owned(&snapshot, &service, meta)?;
+    // Only now: a peer that invents names must not make a label of each.
+    exchange.facts.service = Some(service);
     // The way past the mesh must be closed before the way through it is worth anything.
     if worker.process.is_exposed() && !worker.settings.allow_exposed {
         return Err(Refusal::new(Reason::ExposedApp, "the application listens off loopback"));
@@ -96,7 +98,7 @@ async fn stages(
         .ok_or_else(|| Refusal::new(Reason::Overloaded, "the limit of the destination is reached"))?;
     exchange.hold(Hold::Permit(permit));
     exchange.limit(meta.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms)));
-    let app = worker.app_address(port.app_port);
+    let app = worker.app_address(meta.port, port.app_port);
     // An upstream that points at a proxy's own port would go round for ever (BAD_INPUTS 21).
     if worker.process.own_addresses.iter().any(|own| own.port() == app.port() && own.ip() == app.ip()) {
         return Err(Refusal::new(Reason::LoopDetected, "the application's port is a port of this proxy"));
@@ -107,7 +109,8 @@ async fn stages(
     match meta.kind {
         StreamKind::Tcp => {
             let body = exchange.count_request(request.body);
-            Ok(worker.plain.tcp(app, port.timeouts.connect, body).await?)
+            let opened = worker.plain.tcp(app, port.timeouts.connect, body).await;
+            Ok(opened.inspect_err(|error| worker.app_failed(port.app_port, error))?)
         }
         StreamKind::Http => to_app(worker, peer, meta, exchange, port, request, app).await,
     }
@@ -116,17 +119,20 @@ async fn stages(
 /// The plan of the port that the stream names, if this workload serves it.
 fn owned<'s>(
     snapshot: &'s Snapshot,
-    exchange: &Exchange,
+    service: &NamespacedName,
     meta: &StreamMeta,
 ) -> Result<(&'s Arc<InboundPlan>, &'s InboundPort), Refusal> {
-    let not_owned = || Refusal::new(Reason::ServiceNotOwned, "this workload does not serve what was asked for");
-    let service = exchange.facts.service.as_ref().ok_or_else(not_owned)?;
+    let not_owned = || {
+        let detail = format!("this workload does not serve port {} of {service}", meta.port);
+        Refusal::new(Reason::ServiceNotOwned, detail)
+    };
     let plan = snapshot.inbound.get(service).ok_or_else(not_owned)?;
     let port = plan.ports.get(&meta.port).ok_or_else(not_owned)?;
     Ok((plan, port))
 }
 
-/// Deny, then allow, then the default (D15). A stream of bytes to a port that is declared HTTP is judged as bytes.
+/// Deny, then allow, then the default (D15). A stream of bytes may not enter a port that is declared HTTP: the application would
+/// read requests in it that nobody has judged, with whatever identity their sender claims.
 fn decide(
     peer: &Peer,
     meta: &StreamMeta,
@@ -134,8 +140,14 @@ fn decide(
     port: &InboundPort,
     request: &Request,
 ) -> Result<(), Refusal> {
-    if meta.kind == StreamKind::Http && port.protocol == Some(AppProtocol::Tcp) {
-        return Err(Refusal::new(Reason::MalformedRequest, "the port is declared tcp"));
+    match (meta.kind, port.protocol) {
+        (StreamKind::Http, Some(AppProtocol::Tcp)) => {
+            return Err(Refusal::new(Reason::MalformedRequest, "the port is declared tcp"));
+        }
+        (StreamKind::Tcp, Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc)) => {
+            return Err(Refusal::new(Reason::MalformedRequest, "the port takes requests, not a stream of bytes"));
+        }
+        _ => {}
     }
     let look = Look(&request.head.fields);
     let view = (meta.kind == StreamKind::Http).then(|| look::view(&request.head, &look));
@@ -173,7 +185,7 @@ async fn to_app(
         },
         None => sending.await,
     };
-    let mut response = answered?;
+    let mut response = answered.inspect_err(|error| worker.app_failed(port.app_port, error))?;
     exchange.facts.answered_after = Some(worker.now().saturating_sub(sent));
     // An application must not speak with the proxy's voice.
     hygiene::strip_internal(&mut response.head.fields);

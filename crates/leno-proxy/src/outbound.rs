@@ -121,11 +121,19 @@ async fn stages(
             return Box::pin(egress::request(worker, exchange, &host, port, request)).await;
         }
     };
-    exchange.facts.service = Some(service.clone());
     let called = worker.plan(&service).await?;
+    // Only now: a caller that invents names must not make a label of each.
+    exchange.facts.service = Some(service.clone());
     let (port, destination) = destination::port_of(&called, port)?;
     exchange.facts.port = port;
     if request.head.method == Method::Connect {
+        if destination.protocol.is_some_and(|p| p != AppProtocol::Tcp) {
+            // In a tunnel nobody would see the requests: routes and policies would not hold for them.
+            let detail = format!(
+                "port {port} of {service} takes requests: ask for http://{service}.mesh:{port}/… (absolute form) instead of CONNECT"
+            );
+            return Err(Refusal::new(Reason::MalformedRequest, detail));
+        }
         return Box::pin(tcp::tunnel(worker, exchange, &called, port, request)).await;
     }
     if destination.protocol == Some(AppProtocol::Tcp) {

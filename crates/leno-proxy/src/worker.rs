@@ -7,12 +7,12 @@ mod run;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leno_http::{DrainSignal, DrainWatch, Refusal, ServerSettings};
+use leno_http::{DrainSignal, DrainWatch, Refusal, ServerSettings, StreamError};
 use leno_model::{NamespacedName, Reason, SpiffeId};
 use leno_plan::resilience::RetryBudget;
 use leno_plan::{DestinationPlan, defaults};
@@ -28,7 +28,7 @@ use crate::plain::PlainPool;
 use crate::plane::Side;
 use crate::process::Process;
 use crate::recording::Recording;
-use crate::settings::ProxySettings;
+use crate::settings::{ProxySettings, ServedPort};
 use crate::snapshot::{DestinationState, Snapshot, Wish};
 
 pub use run::run;
@@ -57,6 +57,8 @@ pub struct Worker {
     snapshot: RefCell<Arc<Snapshot>>,
     changed: Notify,
     wishes: mpsc::Sender<Wish>,
+    /// Which loopback address the application listens on, by its port; no more than there are served ports.
+    app_loopbacks: RefCell<HashMap<u16, IpAddr>>,
     ports: RefCell<HashMap<(NamespacedName, u16), Rc<OutboundPort>>>,
     /// The port used last: most requests go where the one before went.
     last_port: RefCell<Option<Rc<OutboundPort>>>,
@@ -113,11 +115,42 @@ impl Worker {
         self.random.borrow_mut().next_u64()
     }
 
-    /// Where the application listens.
+    /// Where the application listens that serves `port` on its own `app_port`: where the settings say, else on loopback. Loopback
+    /// is either address of it, as `localhost` is.
     #[must_use]
-    pub fn app_address(&self, app_port: u16) -> SocketAddr {
-        let told = self.settings.ports.iter().find(|p| p.port == app_port).and_then(|p| p.app);
-        told.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), app_port))
+    pub fn app_address(&self, port: u16, app_port: u16) -> SocketAddr {
+        let of_app = |p: &&ServedPort| p.app_address().port() == app_port;
+        let of_both = |p: &&ServedPort| p.port == port && of_app(p);
+        let ports = &self.settings.ports;
+        let told = ports.iter().find(of_both).or_else(|| ports.iter().find(of_app)).map(ServedPort::app_address);
+        match told {
+            Some(address) if address.ip() != Ipv4Addr::LOCALHOST => address,
+            _ => SocketAddr::new(self.app_loopback(app_port), app_port),
+        }
+    }
+
+    /// 127.0.0.1, unless only `[::1]` is listened on. Looked up once, and again after a failure: it costs a system call.
+    fn app_loopback(&self, app_port: u16) -> IpAddr {
+        if let Some(known) = self.app_loopbacks.borrow().get(&app_port) {
+            return *known;
+        }
+        let ipv4 = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let found = leno_sys::listeners(app_port).unwrap_or_default();
+        if found.is_empty() {
+            // It may yet come, on either.
+            return ipv4;
+        }
+        let only_ipv6 = found.iter().all(|at| at.ip() == IpAddr::V6(Ipv6Addr::LOCALHOST));
+        let chosen = if only_ipv6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { ipv4 };
+        self.app_loopbacks.borrow_mut().insert(app_port, chosen);
+        chosen
+    }
+
+    /// The application did not answer: if nobody listens where it did, it may have come back on the other loopback address.
+    pub fn app_failed(&self, app_port: u16, error: &StreamError) {
+        if error.reason == Reason::ConnectRefused {
+            self.app_loopbacks.borrow_mut().remove(&app_port);
+        }
     }
 
     /// The plan of a destination. First use subscribes to it and waits up to a second (D2).

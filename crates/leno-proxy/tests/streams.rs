@@ -21,7 +21,7 @@ use leno_plan::{
     RouteEntry, RouteMatch, RouteRule, RouteTable,
 };
 use leno_proxy::plane::Side;
-use leno_proxy::settings::DrainDeadlines;
+use leno_proxy::settings::{DrainDeadlines, ServedPort};
 use leno_proxy::snapshot::{Destination, DestinationState, LastUsed, MeshView};
 use mesh::{Member, Mesh, PORT, Pair, endpoint, identity, name, open_access, plan, settings};
 
@@ -416,14 +416,80 @@ fn an_idle_caller_is_told_before_its_connection_goes() {
 }
 
 #[test]
-fn a_tunnel_to_an_http_port_is_judged_as_bytes() {
+fn a_stream_of_bytes_does_not_enter_an_http_port() {
     let app = App::http("web");
-    let pair = Pair::with_access(app.address, AppProtocol::Http, deny_path("/admin"));
+    let mut pair = Pair::new(app.address, AppProtocol::Http);
     let mut caller = Caller::new(pair.client.forward);
-    caller.send("CONNECT web:80 HTTP/1.1\r\nhost: web:80\r\n\r\n");
-    // Denied, because inside a tunnel nobody sees the path that the rule asks for (D15).
-    assert_eq!(caller.head().status, 403);
+    let answer = caller.send("CONNECT web:80 HTTP/1.1\r\nhost: web:80\r\n\r\n").answer();
+    assert_eq!((answer.status, answer.header("leno-reason")), (400, Some("malformed_request")));
+    assert!(answer.text().contains("http://web.shop.mesh:80/"), "{}", answer.text());
+    // A proxy that does it all the same is refused by the destination's: its requests would be nobody's.
+    pair.client.calls(plan("web", AppProtocol::Tcp, vec![endpoint("web-1", pair.server.hop)]));
+    let forged = "GET / HTTP/1.1\r\nhost: web\r\nleno-source-identity: spiffe://mesh.leno/ns/shop/sa/admin\r\n\r\n";
+    assert_eq!(Caller::new(pair.local()).send(forged).rest(), "");
+    let mut caller = Caller::new(pair.client.forward);
+    let answer = caller.send("CONNECT web:80 HTTP/1.1\r\nhost: web:80\r\n\r\n").answer();
+    assert_eq!((answer.status, answer.header("leno-reason")), (400, Some("malformed_request")));
     assert_eq!(app.seen().len(), 0);
+}
+
+#[test]
+fn served_ports_do_not_take_each_others_requests() {
+    let (first, second) = (App::http("first"), App::http("second"));
+    let mut mesh = Mesh::new();
+    let mut told = settings("web", None, &[]);
+    // Like `--port 80:A --port A:B`: the first application's own port is also the name of the second's.
+    told.ports = [(PORT, first.address), (first.address.port(), second.address)]
+        .map(|(port, app)| ServedPort { port, protocol: AppProtocol::Http, app: Some(app) })
+        .into();
+    let mut server = Member::start(&mut mesh, told);
+    server.serves("web", first.address, AppProtocol::Http, open_access());
+    let mut client = Member::start(&mut mesh, settings("caller", None, &["web"]));
+    client.calls(plan("web", AppProtocol::Http, vec![endpoint("web-1", server.hop)]));
+    assert_eq!(Caller::new(client.upstreams[0]).get("web", "/x").text(), "first /x");
+}
+
+#[test]
+fn an_application_on_either_loopback_address_is_found() {
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        let app = App::http_at("web", listen);
+        let mut mesh = Mesh::new();
+        let mut told = settings("web", None, &[]);
+        let told_address = std::net::SocketAddr::from(([127, 0, 0, 1], app.address.port()));
+        told.ports = vec![ServedPort { port: PORT, protocol: AppProtocol::Http, app: Some(told_address) }];
+        let mut server = Member::start(&mut mesh, told);
+        server.serves("web", app.address, AppProtocol::Http, open_access());
+        let mut client = Member::start(&mut mesh, settings("caller", None, &["web"]));
+        client.calls(plan("web", AppProtocol::Http, vec![endpoint("web-1", server.hop)]));
+        assert_eq!(Caller::new(client.upstreams[0]).get("web", "/x").text(), "web /x", "{listen}");
+    }
+}
+
+#[test]
+fn invented_names_make_no_labels() {
+    let app = App::http("web");
+    let mut pair = Pair::new(app.address, AppProtocol::Http);
+    let missing = |invented: &str| {
+        let missing = Destination { state: DestinationState::Missing, used: Arc::new(LastUsed::default()) };
+        (name(invented), missing)
+    };
+    let server = pair.server.hop;
+    pair.client.publish(|s| {
+        s.outbound.extend([missing("invented")]);
+        let elsewhere = plan("elsewhere", AppProtocol::Http, vec![endpoint("web-1", server)]);
+        let elsewhere = leno_plan::DestinationPlan { identities: Arc::from([identity("web")]), ..elsewhere };
+        s.outbound.insert(name("elsewhere"), mesh::ready(elsewhere));
+    });
+    let ask = |host: &str| {
+        Caller::new(pair.client.forward).send(&format!("GET http://{host}/ HTTP/1.1\r\nhost: {host}\r\n\r\n")).answer()
+    };
+    assert_eq!(ask("invented").header("leno-reason"), Some("unknown_destination"));
+    assert!(ask("elsewhere").text().contains("service_not_owned"));
+    assert_eq!(ask("web").status, 200);
+    let (client, server) = (pair.client.metrics(), pair.server.metrics());
+    assert!(client.contains("unknown_destination") && !client.contains("invented"), "{client}");
+    assert!(server.contains("service_not_owned") && !server.contains("elsewhere"), "{server}");
+    assert!(client.contains("elsewhere"), "what exists is named");
 }
 
 #[test]

@@ -68,6 +68,7 @@ async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
         snapshot: RefCell::new(first),
         changed: Notify::new(),
         wishes: link.wishes.clone(),
+        app_loopbacks: RefCell::new(HashMap::new()),
         ports: RefCell::new(HashMap::new()),
         last_port: RefCell::new(None),
         random: RefCell::new(SeededRandom::from_system()),

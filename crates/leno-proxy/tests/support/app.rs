@@ -36,7 +36,12 @@ pub struct App {
 impl App {
     /// Listens on loopback and serves until the test process ends.
     pub fn http(name: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::http_at(name, "127.0.0.1:0")
+    }
+
+    /// Listens there.
+    pub fn http_at(name: &'static str, address: &str) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let app = Self { address: listener.local_addr().unwrap(), seen: Arc::default(), name };
         let serving = app.clone();
         std::thread::spawn(move || {
