@@ -12,7 +12,7 @@ use leno_model::Reason;
 use leno_runtime::{Scope, SeededRandom};
 use leno_telemetry::metrics::{Direction, Listener};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::LocalSet;
 
 use super::{SideState, Worker};
@@ -25,6 +25,7 @@ use crate::plane::{Command, Port, Seed, Side, least_loaded};
 use crate::process::ConnectionPermit;
 use crate::recording::Recording;
 use crate::settings::DrainDeadlines;
+use crate::snapshot::Snapshot;
 use crate::{inbound, outbound};
 
 /// The beat of what needs no precise time: idle exchanges.
@@ -99,16 +100,17 @@ async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
                 }
                 None => return,
             },
-            changed = link.snapshots.changed() => match changed {
-                Ok(()) => {
-                    let next = link.snapshots.borrow_and_update().clone();
-                    worker.swap(next);
-                }
-                // The control thread is gone: the data plane outlives it with what it has (D11).
-                Err(_) => link.snapshots = tokio::sync::watch::channel(worker.snapshot()).1,
-            },
+            next = changed(&mut link.snapshots) => worker.swap(next),
             _ = tick.tick() => worker.live.tick(),
         }
+    }
+}
+
+/// The next snapshot. Never comes once the control thread is gone: the data plane outlives it with what it has (D11).
+async fn changed(snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Arc<Snapshot> {
+    match snapshots.changed().await {
+        Ok(()) => snapshots.borrow_and_update().clone(),
+        Err(_) => std::future::pending().await,
     }
 }
 
@@ -228,4 +230,23 @@ async fn drain(worker: &Rc<Worker>, side: Side, deadlines: DrainDeadlines) {
         }
     }
     state.connections.drain(LAST_WORDS).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::{Context, Poll, Waker};
+
+    #[test]
+    fn a_control_thread_that_is_gone_wakes_nobody() {
+        let (sender, mut receiver) = watch::channel(Arc::<Snapshot>::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        sender.send_replace(Arc::new(Snapshot { version: 7, ..Snapshot::default() }));
+        let Poll::Ready(next) = std::pin::pin!(changed(&mut receiver)).poll(&mut cx) else {
+            panic!("a snapshot is there")
+        };
+        assert_eq!(next.version, 7);
+        drop(sender);
+        assert!(std::pin::pin!(changed(&mut receiver)).poll(&mut cx).is_pending());
+    }
 }
