@@ -18,7 +18,8 @@ use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
 use crate::admin::{self, AdminPages};
-use crate::control::{self, ControlHandle, JoinError};
+use crate::control::state_dir::{StateDir, StateError, StateLock};
+use crate::control::{self, ControlHandle, ControlStatus, JoinError};
 use crate::plane::{Command, DataPlane, Listeners, Side};
 use crate::process::Process;
 use crate::settings::{AccessLogTarget, Announce, ProxySettings};
@@ -58,6 +59,11 @@ pub fn run(settings: ProxySettings) -> Result<(), StartError> {
     }
     // Ports first: an address in use is said before a token is spent.
     let listeners = Listeners::open(&settings)?;
+    // Successors under one supervisor share the directory for a moment; it keeps others out for them.
+    let _lock = match settings.supervised {
+        true => None,
+        false => Some(lock(&settings).map_err(JoinError::from)?),
+    };
     let metrics = Arc::new(Metrics::default());
     let log = LogWriter::start(&log_target(&settings.access_log), metrics.log_drops())?;
     let telemetry = Arc::new(Telemetry { metrics, log: log.sender() });
@@ -65,6 +71,10 @@ pub fn run(settings: ProxySettings) -> Result<(), StartError> {
     let outcome = LocalSet::new().block_on(&runtime, live(settings, listeners, telemetry));
     log.flush(LOG_FLUSH);
     outcome
+}
+
+fn lock(settings: &ProxySettings) -> Result<StateLock, StateError> {
+    StateDir::open(&settings.state_dir)?.lock()
 }
 
 fn log_target(target: &AccessLogTarget) -> LogTarget {

@@ -6,6 +6,7 @@
 //! | `joining.pem` | the key of an enrolment under way: redeeming again with it is the same redemption |
 //! | `bundle.json` | the trust bundle |
 //! | `instance`, `generation` | the name of this instance, and how often it was started |
+//! | `lock` | held by the proxy that uses the directory, or by the supervisor of several in turn |
 //! | `collections/*.bin` | one last good collection each; the `out.*` files are the working set |
 //!
 //! The directory is 0700, every file 0600 and replaced atomically.
@@ -36,6 +37,14 @@ pub enum StateError {
         /// Why.
         source: io::Error,
     },
+    /// Another proxy uses it.
+    #[error("another proxy uses the state directory {root} ({detail}): give each its own with --state-dir")]
+    InUse {
+        /// The directory.
+        root: PathBuf,
+        /// Who holds it.
+        detail: String,
+    },
     /// A file has the wrong content.
     #[error("{path}: {detail}")]
     Content {
@@ -45,6 +54,11 @@ pub enum StateError {
         detail: String,
     },
 }
+
+/// A state directory that no other proxy uses, until dropped.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for what dropping it does")]
+pub struct StateLock(leno_sys::FileLock);
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -68,6 +82,18 @@ impl StateDir {
             create_private_dir(&path).map_err(|source| StateError::File { path, source })?;
         }
         Ok(dir)
+    }
+
+    /// Keeps other proxies out: two would take each other's registration, certificate and files.
+    pub fn lock(&self) -> Result<StateLock, StateError> {
+        let path = self.path("lock");
+        match leno_sys::FileLock::acquire(&path) {
+            Ok(lock) => Ok(StateLock(lock)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(StateError::InUse { root: self.root.clone(), detail: error.to_string() })
+            }
+            Err(source) => Err(StateError::File { path, source }),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
