@@ -289,6 +289,7 @@ fn pages(
 /// The control thread's state as metrics.
 async fn tell_metrics(handle: ControlHandle, telemetry: Arc<Telemetry>) {
     let (mut connected, mut serial) = (false, String::new());
+    let mut told: Arc<ControlStatus> = Arc::default();
     loop {
         let status = handle.status();
         if status.connected != connected {
@@ -301,10 +302,21 @@ async fn tell_metrics(handle: ControlHandle, telemetry: Arc<Telemetry>) {
             serial.clone_from(&status.serial);
             telemetry.metrics.certificate(&identity, i64::try_from(status.not_after).unwrap_or(i64::MAX));
         }
-        for (name, collection) in &status.collections {
-            telemetry.metrics.config_version(name, Some(collection.version));
-        }
+        tell_collections(&telemetry.metrics, &told, &status);
+        told = Arc::clone(&status);
         handle.wait_for(|next| !Arc::ptr_eq(next, &status)).await;
+    }
+}
+
+/// What has changed of the collections since `told`.
+fn tell_collections(metrics: &Metrics, told: &ControlStatus, status: &ControlStatus) {
+    for (name, collection) in &status.collections {
+        metrics.config_version(name, Some(collection.version));
+        let before = told.collections.get(name).map_or(0, |c| c.rejections);
+        (before..collection.rejections).for_each(|_| metrics.config_rejected(name));
+    }
+    for name in told.collections.keys().filter(|name| !status.collections.contains_key(*name)) {
+        metrics.config_version(name, None);
     }
 }
 
@@ -322,5 +334,26 @@ async fn watch_exposure(settings: Arc<ProxySettings>, process: Arc<Process>) {
             tracing::error!(listeners = ?found, "the application listens off loopback, where callers bypass the mesh: it is not served");
         }
         process.set_exposed(!found.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::CollectionStatus;
+
+    #[test]
+    fn refusals_are_counted_and_what_is_let_go_is_forgotten() {
+        let metrics = Metrics::default();
+        let status = |rejections| {
+            let collection = CollectionStatus { rejections, version: 5, ..CollectionStatus::default() };
+            ControlStatus { collections: [("out:shop/web".to_owned(), collection)].into(), ..ControlStatus::default() }
+        };
+        tell_collections(&metrics, &ControlStatus::default(), &status(1));
+        tell_collections(&metrics, &status(1), &status(3));
+        let page = metrics.exposition();
+        assert!(page.contains("leno_config_rejected_total{collection=\"out:shop/web\"} 3"), "{page}");
+        tell_collections(&metrics, &status(3), &ControlStatus::default());
+        assert!(!metrics.exposition().contains("out:shop/web"));
     }
 }

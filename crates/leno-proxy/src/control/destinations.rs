@@ -28,6 +28,18 @@ pub(super) const IDLE: Duration = Duration::from_secs(600);
 /// refused like one without an answer.
 pub(super) const MAX_DESTINATIONS: usize = 5_000;
 
+/// Destinations at a time that are not there, or not known to be. Names that a caller invents must not take the places of services.
+pub(super) const MAX_UNFOUNDED: usize = 512;
+
+/// What became of a wish.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// It is to be subscribed to.
+    pub(super) is_new: bool,
+    /// Let go in its favour.
+    pub(super) evicted: Option<NamespacedName>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Waiting,
@@ -43,12 +55,13 @@ struct Held {
     replica: Replica,
     state: State,
     version: u64,
+    rejections: u64,
 }
 
 impl Held {
     fn new(stored: Option<BTreeMap<Key, Entry>>) -> Self {
         let state = if stored.is_some() { State::Stored } else { State::Waiting };
-        Self { replica: Replica::stored(stored.unwrap_or_default()), state, version: 0 }
+        Self { replica: Replica::stored(stored.unwrap_or_default()), state, version: 0, rejections: 0 }
     }
 
     fn in_use(&self) -> bool {
@@ -70,7 +83,8 @@ impl Held {
             State::Denied => "denied",
         };
         let refused = self.replica.refused().iter().map(|(k, text)| (k.to_string(), text.clone())).collect();
-        CollectionStatus { state, version: self.version, resources: self.replica.in_use().len(), refused }
+        let (version, rejections) = (self.version, self.rejections);
+        CollectionStatus { state, version, resources: self.replica.in_use().len(), refused, rejections }
     }
 }
 
@@ -78,6 +92,8 @@ struct Outbound {
     held: Held,
     plan: Option<DestinationState>,
     used: Arc<LastUsed>,
+    /// Grows with every one that is added.
+    number: u64,
 }
 
 struct Inbound {
@@ -96,6 +112,8 @@ pub(super) struct Destinations {
     view: Arc<MeshView>,
     registered: Vec<WorkloadPort>,
     outbound: BTreeMap<NamespacedName, Outbound>,
+    /// How many were ever added.
+    added: u64,
     inbound: BTreeMap<NamespacedName, Inbound>,
 }
 
@@ -121,6 +139,7 @@ impl Destinations {
             view: Arc::default(),
             registered: settings.ports.iter().map(workload_port).collect(),
             outbound: BTreeMap::new(),
+            added: 0,
             inbound: BTreeMap::new(),
             domain,
         };
@@ -157,7 +176,8 @@ impl Destinations {
         }
         let used = Arc::new(LastUsed::default());
         used.note(now);
-        self.outbound.insert(service, Outbound { held: Held::new(stored), plan: None, used });
+        self.added += 1;
+        self.outbound.insert(service, Outbound { held: Held::new(stored), plan: None, used, number: self.added });
         true
     }
 
@@ -171,24 +191,45 @@ impl Destinations {
         all
     }
 
-    /// A worker uses a destination for the first time. True if it is new.
-    pub(super) fn want(&mut self, service: &NamespacedName, now: u64) -> bool {
+    /// A worker uses a destination for the first time.
+    pub(super) fn want(&mut self, service: &NamespacedName, now: u64) -> Wanted {
         if let Some(known) = self.outbound.get(service) {
             known.used.note(now);
-            return false;
+            return Wanted { is_new: false, evicted: None };
         }
-        self.add(service.clone(), None, now)
+        let evicted = self.evict();
+        Wanted { is_new: self.add(service.clone(), None, now), evicted }
+    }
+
+    /// Lets go of the destination that does not exist and was asked for least recently, if there are too many of them; those that
+    /// were not answered yet come last.
+    fn evict(&mut self) -> Option<NamespacedName> {
+        let unfounded = |(service, o): &(&NamespacedName, &Outbound)| {
+            !matches!(o.held.state, State::Stored | State::Current) && !self.pinned.contains(*service)
+        };
+        if self.outbound.iter().filter(unfounded).count() < MAX_UNFOUNDED {
+            return None;
+        }
+        let age = |(_, o): &(&NamespacedName, &Outbound)| (o.held.state == State::Waiting, o.used.seconds(), o.number);
+        let (service, _) = self.outbound.iter().filter(unfounded).min_by_key(age)?;
+        let service = service.clone();
+        self.outbound.remove(&service);
+        Some(service)
     }
 
     /// The collection is as the control plane has it; returns the verdicts on what changed.
     pub(super) fn update(&mut self, name: &CollectionName, changes: &[Change], version: u64) -> Vec<Verdict> {
         let Some(held) = self.held(name) else { return Vec::new() };
         (held.state, held.version) = (State::Current, version);
-        match name {
+        let verdicts = match name {
             CollectionName::Mesh => self.mesh_changed(changes),
             CollectionName::Outbound(service) => self.outbound_changed(service, changes),
             CollectionName::Inbound(service) => self.inbound_changed(service, changes),
+        };
+        if let Some(held) = self.held(name) {
+            held.rejections += verdicts.iter().filter(|v| v.error.is_some()).count() as u64;
         }
+        verdicts
     }
 
     /// The collection does not exist, or (with a detail) may not be seen.
@@ -417,8 +458,8 @@ mod tests {
     fn what_is_not_needed_is_let_go_and_backends_stay_with_their_routes() {
         let clock = ManualClock::at(NOW);
         let mut all = Destinations::new(&settings(), &context(&clock), Vec::new(), &clock);
-        assert!(all.want(&name("web"), seconds(&clock)) && all.want(&name("idle"), seconds(&clock)));
-        assert!(!all.want(&name("web"), seconds(&clock)), "known already");
+        assert!(all.want(&name("web"), seconds(&clock)).is_new && all.want(&name("idle"), seconds(&clock)).is_new);
+        assert!(!all.want(&name("web"), seconds(&clock)).is_new, "known already");
         all.update(&outbound("web"), &routed("web", "web-v2"), 1);
         all.update(&outbound("pinned"), &routed("pinned", "store"), 1);
         let mut adopted = all.adopt_backends(seconds(&clock));
@@ -435,6 +476,30 @@ mod tests {
         clock.advance(IDLE);
         assert_eq!(all.drop_idle(seconds(&clock)), [name("web"), name("web-v2")]);
         assert_eq!(names(&all), ["pinned", "store"], "an upstream is needed for as long as its port is open");
+    }
+
+    #[test]
+    fn invented_names_do_not_take_the_place_of_services() {
+        let clock = ManualClock::at(NOW);
+        let mut all = Destinations::new(&settings(), &context(&clock), Vec::new(), &clock);
+        all.want(&name("web"), seconds(&clock));
+        all.update(&outbound("web"), &routed("web", "web"), 1);
+        let mut evicted = Vec::new();
+        for n in 0..2 * MAX_DESTINATIONS {
+            let invented = name(&format!("invented-{n}"));
+            let wanted = all.want(&invented, seconds(&clock));
+            assert!(wanted.is_new, "there is always room for one more: {n}");
+            evicted.extend(wanted.evicted);
+            all.ended(&CollectionName::Outbound(invented), None);
+        }
+        assert_eq!(all.outbound.len(), MAX_UNFOUNDED + 2, "and the service and the upstream's");
+        assert_eq!(evicted[..2], [name("invented-0"), name("invented-1")], "the oldest go first");
+        assert!(all.outbound.contains_key(&name("web")) && all.outbound.contains_key(&name("pinned")));
+        // Without answers they are bounded too.
+        for n in 0..2 * MAX_UNFOUNDED {
+            all.want(&name(&format!("unanswered-{n}")), seconds(&clock));
+        }
+        assert_eq!(all.outbound.len(), MAX_UNFOUNDED + 2);
     }
 
     #[test]
@@ -463,6 +528,7 @@ mod tests {
         let verdicts = all.update(&outbound("pinned"), &[broken], 2);
         assert!(verdicts[0].error.is_some());
         assert_eq!(state(&all), Some("rejected"));
+        assert_eq!(all.status()[&outbound("pinned").to_string()].rejections, 1);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::connect::{Targets, connector};
-use super::destinations::{Destinations, seconds};
+use super::destinations::{Destinations, Wanted, seconds};
 use super::enrol::{JoinError, renew_apart};
 use super::state_dir::StateDir;
 use super::status::ControlStatus;
@@ -290,9 +290,20 @@ impl Driver {
     }
 
     fn wish(&mut self, service: &leno_model::NamespacedName) {
-        if self.parts.destinations.want(service, seconds(&*self.parts.clock)) {
+        let Wanted { is_new, evicted } = self.parts.destinations.want(service, seconds(&*self.parts.clock));
+        if let Some(evicted) = evicted {
+            self.let_go(evicted);
+        }
+        if is_new {
             self.subscribe(service);
         }
+    }
+
+    fn let_go(&mut self, service: leno_model::NamespacedName) {
+        let collection = CollectionName::Outbound(service);
+        self.session.unsubscribe(&collection);
+        self.settled(collection);
+        self.dirty = true;
     }
 
     fn subscribe(&mut self, service: &leno_model::NamespacedName) {
@@ -479,10 +490,7 @@ impl Driver {
         if now >= self.sweep_at {
             self.sweep_at = now + SWEEP;
             for service in self.parts.destinations.drop_idle(seconds(&*self.parts.clock)) {
-                let collection = CollectionName::Outbound(service);
-                self.session.unsubscribe(&collection);
-                self.settled(collection);
-                self.dirty = true;
+                self.let_go(service);
             }
         }
         if self.save_at.is_some_and(|t| t <= now) && self.saving.is_none() {

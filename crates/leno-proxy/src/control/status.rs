@@ -48,4 +48,6 @@ pub struct CollectionStatus {
     pub resources: usize,
     /// Resources that were refused, and why; their last good version is in use.
     pub refused: BTreeMap<String, String>,
+    /// How often a resource was refused since the subscription began.
+    pub rejections: u64,
 }
