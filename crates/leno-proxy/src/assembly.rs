@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use leno_runtime::{Signal, Signals, SystemClock};
+use leno_runtime::{AbortOnDrop, Signal, Signals, SystemClock};
 use leno_telemetry::metrics::Metrics;
 use leno_telemetry::{LogTarget, LogWriter};
 use tokio::net::TcpListener;
@@ -102,7 +102,7 @@ async fn live(settings: Arc<ProxySettings>, listeners: Listeners, telemetry: Arc
     let plane = DataPlane::start(&settings, listeners, &worker_link, &telemetry, clock)?;
     tokio::task::spawn_local(prepared.run(control_link));
     let pages = pages(&settings, &plane, &handle, &worker_link, &telemetry);
-    tokio::task::spawn_local(admin::serve(admin_listener, pages));
+    let admin: AbortOnDrop = tokio::task::spawn_local(admin::serve(admin_listener, pages)).abort_handle().into();
     tokio::task::spawn_local(tell_metrics(handle.clone(), Arc::clone(&telemetry)));
     if !settings.allow_exposed && !settings.ports.is_empty() {
         tokio::task::spawn_local(watch_exposure(Arc::clone(&settings), Arc::clone(plane.process())));
@@ -117,6 +117,8 @@ async fn live(settings: Arc<ProxySettings>, listeners: Listeners, telemetry: Arc
         failed = ready => failed?,
         signal = ending(&mut signals) => signal,
     };
+    // A successor answers on the same socket: only one of the two may be asked.
+    let admin = (signal != Signal::Retire).then_some(admin);
     tokio::select! {
         () = wind_up(&settings, &plane, &handle, signal) => {}
         // Asked twice: whoever asks does not want to wait.
@@ -124,7 +126,7 @@ async fn live(settings: Arc<ProxySettings>, listeners: Listeners, telemetry: Arc
             tracing::warn!("asked again to end: what is under way is cut");
         }
     }
-    drop(telemetry);
+    drop((telemetry, admin));
     plane.stop();
     Ok(())
 }

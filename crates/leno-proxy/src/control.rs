@@ -79,7 +79,8 @@ impl ControlHandle {
         }
     }
 
-    /// A successor has taken over: the stream is closed without deregistering, and the state directory is left alone.
+    /// A successor has taken over: nothing is registered, deregistered or written any more. The stream goes on, so that policy,
+    /// revocations and renewals reach what is still under way.
     pub async fn retire(&self) {
         let _ = self.commands.send(Command::Retire).await;
     }

@@ -7,6 +7,7 @@
 mod plane;
 
 use std::collections::BTreeMap;
+use std::os::fd::IntoRawFd;
 use std::time::Duration;
 
 use leno_api::RevocationRequest;
@@ -16,8 +17,10 @@ use leno_discovery::session::ClientSettings;
 use leno_discovery::{ClientEvent, ClientSession, CollectionName, Entry, Key};
 use leno_model::Reason;
 use leno_net::tls::stream::Expect;
+use leno_proxy::ProxySettings;
 use leno_proxy::control::connect::{Targets, connector};
 use leno_proxy::control::state_dir::StateDir;
+use leno_proxy::settings::ListenAt;
 use leno_proxy::snapshot::DestinationState;
 
 use plane::{HOP, Member, Plane, local, service, settings, until};
@@ -434,5 +437,105 @@ fn silence_and_garbage_on_the_port_hold_nobody_up() {
             let _ = tokio::time::timeout(Duration::from_secs(30), end).await.expect("it was never cut off");
         }
         assert!(web.handle.status().connected);
+    });
+}
+
+#[test]
+fn a_retired_proxy_hears_everything_and_writes_nothing() {
+    local(async {
+        let plane = Plane::start_with(|s| s.leaf_ttl = Duration::from_secs(5)).await;
+        let web = plane.join("web", Some(8080)).await;
+        web.handle.serve(HOP.parse().unwrap()).await;
+        web.handle.wait_for(|s| s.registered).await;
+        let dir = StateDir::open(web.place.path()).unwrap();
+        let stored = || dir.collections().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        until("the files", || stored() == [CollectionName::Mesh, CollectionName::Inbound(service("web"))]).await;
+        web.handle.retire().await;
+        let status = web.handle.status().clone();
+        web.handle.wait_for(|s| !s.registered).await;
+        let identity = || std::fs::read(web.place.path().join("identity.pem")).unwrap();
+        let before = identity();
+        plane
+            .apply(
+                "apiVersion: leno.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: mesh, namespace: leno-system}\n\
+                 spec: {access: deny}\n",
+            )
+            .await;
+        let caller = leno_model::SpiffeId::new("spiffe://mesh.leno/ns/default/sa/cart").unwrap();
+        until("the policy", || {
+            let snapshot = web.link.snapshots.borrow();
+            !snapshot.inbound[&service("web")].ports[&80].access.decide(Some(&caller), 80, None).allowed
+        })
+        .await;
+        let renewals = status.renewals;
+        web.handle.wait_for(|s| s.renewals > renewals + 1).await;
+        assert_eq!(plane.api.members(None).await.unwrap().len(), 1, "the registration is the successor's to end");
+        assert!(identity() == before, "the certificate on disk is the successor's");
+        let mesh = dir.collections().remove(0).1;
+        assert!(!mesh.values().any(|e| String::from_utf8_lossy(&e.body).contains("deny")), "and so is the rest");
+    });
+}
+
+#[test]
+fn a_state_directory_has_one_proxy() {
+    let place = tempfile::tempdir().unwrap();
+    let held = StateDir::open(place.path()).unwrap().lock().unwrap();
+    let start = |supervised| {
+        let mut settings = ProxySettings::new(service("web"), place.path().to_owned());
+        settings.join = vec!["127.0.0.1:9".to_owned()];
+        settings.supervised = supervised;
+        leno_proxy::run(settings).unwrap_err().to_string()
+    };
+    let error = start(false);
+    assert!(error.contains("--state-dir") && error.contains(&format!("process {}", std::process::id())), "{error}");
+    // Successors share it under their supervisor's lock: the next thing that is missing is a token.
+    assert!(start(true).contains("join token"));
+    drop(held);
+    assert!(start(false).contains("join token"));
+}
+
+#[test]
+fn a_retired_proxy_leaves_its_admin_port_to_the_successor() {
+    use std::io::{Read as _, Write as _};
+    local(async {
+        let plane = Plane::start().await;
+        let place = tempfile::tempdir().unwrap();
+        let mut settings = settings(&plane, place.path(), "web", None);
+        settings.token = Some(plane.token(&["web"]).await);
+        // As the supervisor does: the sockets outlive the proxy.
+        let socket = || {
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = socket.local_addr().unwrap();
+            let inherited = Some(socket.try_clone().unwrap().into_raw_fd());
+            (socket, address, ListenAt { address, inherited })
+        };
+        let (_admin, admin, admin_at) = socket();
+        let (_forward, forward, forward_at) = socket();
+        (settings.admin, settings.forward) = (admin_at, Some(forward_at));
+        let proxy = std::thread::spawn(|| leno_proxy::run(settings).map_err(|e| e.to_string()));
+        let asking = tokio::task::spawn_blocking(move || {
+            let open = |address| {
+                let io = std::net::TcpStream::connect(address).unwrap();
+                io.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                io
+            };
+            // However much comes at once: an answer or the end.
+            let ask = |io: &mut std::net::TcpStream, path: &str, host: &str| {
+                let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+                io.write_all(request.as_bytes()).is_ok() && io.read(&mut [0; 4096]).is_ok_and(|n| n > 0)
+            };
+            let mut operator = open(admin);
+            assert!(ask(&mut operator, "/healthz", "localhost"));
+            let mut caller = open(forward);
+            assert!(ask(&mut caller, "http://a.b.c.mesh/", "a.b.c.mesh"));
+            let signalled =
+                std::process::Command::new("kill").args(["-USR1", &std::process::id().to_string()]).status();
+            assert!(signalled.unwrap().success());
+            while ask(&mut operator, "/healthz", "localhost") {}
+            // An idle caller has seconds to come back: the proxy closed the admin port because it retired, not because it ended.
+            assert!(ask(&mut caller, "http://a.b.c.mesh/", "a.b.c.mesh"));
+            proxy.join().unwrap().unwrap();
+        });
+        asking.await.unwrap();
     });
 }

@@ -72,6 +72,8 @@ pub(super) struct Driver {
     /// A stream that has not said Welcome by then is left.
     welcome_by: Option<Instant>,
     draining: Option<oneshot::Sender<()>>,
+    /// A successor registers and writes the files; here only what is under way is seen to its end.
+    retired: bool,
     problem: Option<String>,
     unanswered: u64,
     /// Collections whose file is not what is in use.
@@ -117,6 +119,7 @@ impl Driver {
             register_at: None,
             welcome_by: None,
             draining: None,
+            retired: false,
             problem: None,
             unanswered: 0,
             unsaved: BTreeSet::new(),
@@ -138,7 +141,7 @@ impl Driver {
         self.parts.destinations.snapshot(self.version, self.parts.trust.context().clone())
     }
 
-    /// Until every handle and worker is gone, or the proxy has retired.
+    /// Until every handle and worker is gone.
     pub(super) async fn run(mut self, mut link: ControlLink) {
         let mut stream: Option<Stream> = None;
         let mut attempting: Option<Attempting> = None;
@@ -152,7 +155,6 @@ impl Driver {
             match self.wait(&mut link, &mut stream, &mut attempting).await {
                 Woken::End => break,
                 Woken::Wish(Wish::Destination(service)) => self.wish(&service),
-                Woken::Command(Command::Retire) => break,
                 Woken::Command(command) => self.command(command),
                 Woken::Room(permit) => {
                     if let Some(message) = self.session.next_message() {
@@ -319,14 +321,26 @@ impl Driver {
             }
             Command::Drain(done) => {
                 self.hop = None;
-                if self.session.deregister() {
+                // A successor's registration is not ours to end.
+                if !self.retired && self.session.deregister() {
                     self.draining = Some(done);
                 } else {
                     let _ = done.send(());
                 }
             }
-            Command::Retire => {}
+            Command::Retire => self.retire(),
         }
+    }
+
+    /// Streams that are under way may last for hours: policy, revocations and renewals must reach them until their end.
+    fn retire(&mut self) {
+        self.retired = true;
+        (self.hop, self.register_at) = (None, None);
+        self.registered = false;
+        self.parts.trust.leave_files();
+        self.unsaved.clear();
+        self.save_at = None;
+        self.dirty = true;
     }
 
     /// Registers, as soon as peers could really be served.
@@ -465,6 +479,9 @@ impl Driver {
     /// A collection has been answered: its file follows, and it may have been the one that a registration waited for.
     fn settled(&mut self, collection: CollectionName) {
         let registrable = !matches!(collection, CollectionName::Outbound(_)) && !self.registered;
+        if self.retired {
+            return;
+        }
         self.unsaved.insert(collection);
         self.save_at.get_or_insert_with(|| Instant::now() + STORE_AFTER);
         if registrable {

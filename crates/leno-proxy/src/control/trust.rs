@@ -25,7 +25,8 @@ pub(super) struct Trust {
     next_id: u64,
     renewals: u64,
     random: SeededRandom,
-    dir: StateDir,
+    /// Where it is kept; nowhere once a successor keeps its own there.
+    dir: Option<StateDir>,
     clock: Arc<dyn Clock>,
 }
 
@@ -36,7 +37,13 @@ impl Trust {
         let mut random = SeededRandom::from_system();
         let renewal = Renewal::of(context.identity().leaf().not_after, clock.unix_time(), random.unit());
         let (pending, next_id, renewals) = (None, 1, 0);
+        let dir = Some(dir);
         Ok(Self { context, bundle, renewal, pending, next_id, renewals, random, dir, clock })
+    }
+
+    /// From now on everything is kept in memory only.
+    pub(super) fn leave_files(&mut self) {
+        self.dir = None;
     }
 
     /// What new connections use.
@@ -115,7 +122,7 @@ impl Trust {
 
     /// Uses a renewed certificate.
     pub(super) fn renewed(&mut self, key: &KeyPair, tls: TlsIdentity) -> bool {
-        if let Err(error) = self.dir.store_identity(key, &tls) {
+        if let Some(Err(error)) = self.dir.as_ref().map(|dir| dir.store_identity(key, &tls)) {
             // In use nevertheless: a full disk must not end the membership. After a restart the old one is renewed again.
             tracing::error!(%error, "the renewed certificate could not be stored");
         }
@@ -139,7 +146,7 @@ impl Trust {
     pub(super) fn bundle(&mut self, message: &proto::Bundle) -> Result<(), JoinError> {
         let bundle = Arc::new(enrol::bundle(message)?);
         self.switch(self.context.identity().clone(), bundle.clone())?;
-        if let Err(error) = self.dir.store_bundle(&bundle) {
+        if let Some(Err(error)) = self.dir.as_ref().map(|dir| dir.store_bundle(&bundle)) {
             tracing::error!(%error, "the trust bundle could not be stored");
         }
         self.bundle = bundle;
