@@ -56,26 +56,16 @@ pub fn compile_destination(
     (plan, diagnostics)
 }
 
-/// The ports of a service by number: what its Service declares; without that, what registrations say.
+/// The ports of a service by number, as its Service declares them. Registrations without a Service make one.
 pub(crate) fn service_ports(service: &NamespacedName, collection: &Collection) -> BTreeMap<u16, ServicePort> {
     let mut ports = BTreeMap::new();
-    let take = |ports: &mut BTreeMap<u16, ServicePort>, list: &[ServicePort]| {
-        for port in list.iter().filter(|p| p.protocol == PortTransport::Tcp && p.port != 0) {
-            ports.entry(port.port).or_insert_with(|| port.clone());
-        }
-    };
     let own = |key: &ResourceRef| key.namespace == service.namespace.as_str() && key.name == service.name.as_str();
     let declared = collection.good().filter(|(key, _)| own(key)).filter_map(|(_, good)| match &good.body {
         Body::Service(spec) => Some(&spec.ports),
         _ => None,
     });
-    let registered = collection.good().filter(|(key, _)| own(key)).filter_map(|(_, good)| match &good.body {
-        Body::Info(spec) => Some(&spec.ports),
-        _ => None,
-    });
-    declared.for_each(|list| take(&mut ports, list));
-    if ports.is_empty() {
-        registered.for_each(|list| take(&mut ports, list));
+    for port in declared.flatten().filter(|p| p.protocol == PortTransport::Tcp && p.port != 0) {
+        ports.entry(port.port).or_insert_with(|| port.clone());
     }
     ports
 }

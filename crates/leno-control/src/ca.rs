@@ -26,7 +26,7 @@ use live::Live;
 
 /// An expired leaf may renew for so long, if its key is proven and it is not revoked: a laptop comes back on Monday, or from
 /// holidays (D6).
-pub const EXPIRED_RENEWAL_S: u64 = 30 * 24 * 3600;
+pub const EXPIRED_RENEWAL_S: u64 = leno_plan::defaults::EXPIRED_RENEWAL.as_secs();
 /// After a renewal the old leaf counts as in use for this long: the proxy swaps it in, and hops begun meanwhile with the old one
 /// are judged by bundles that still have its root.
 const SETTLE_S: u64 = 3;

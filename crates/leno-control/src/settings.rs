@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use leno_model::TrustDomain;
+use leno_plan::defaults;
 
 /// Everything that can be set. [`Settings::new`] has the defaults.
 #[derive(Debug, Clone)]
@@ -36,10 +37,22 @@ impl Settings {
             api: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15101),
             discovery: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15100),
             trust_domain: None,
-            leaf_ttl: Duration::from_secs(leno_identity::ca::DEFAULT_TTL_S),
-            registration_grace: Duration::from_secs(30),
+            leaf_ttl: defaults::LEAF_TTL,
+            registration_grace: defaults::REGISTRATION_GRACE,
             api_hosts: Vec::new(),
             drain: Duration::from_secs(5),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The authority knows no defaults but its own; the reference page prints these.
+    #[test]
+    fn the_authority_has_the_same_default() {
+        assert_eq!(defaults::LEAF_TTL.as_secs(), leno_identity::ca::DEFAULT_TTL_S);
+        assert_eq!(crate::tokens::MAX_TTL_S, 30 * 24 * 3600, "as the page says of join tokens");
     }
 }

@@ -24,7 +24,7 @@ use crate::ca::{Ca, store_refusal};
 use crate::records::{self, Grant, RecordError, Redemption, Token};
 
 /// Lifetime of a token unless asked otherwise: long enough to paste it somewhere.
-pub const DEFAULT_TTL_S: u64 = 3600;
+pub const DEFAULT_TTL_S: u64 = leno_plan::defaults::TOKEN_TTL.as_secs();
 /// Longest lifetime: a token that lies around for longer is a password.
 pub const MAX_TTL_S: u64 = 30 * 24 * 3600;
 /// Most services of one token.

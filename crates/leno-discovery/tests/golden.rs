@@ -92,8 +92,6 @@ fn client_messages_of_version_1_are_read() {
                 }],
                 labels: BTreeMap::from([(text("version"), text("v2"))]),
                 zone: text("a"),
-                region: text("r"),
-                weight: 3,
                 conditions: vec![text("exposed")],
             }),
         ),

@@ -473,7 +473,8 @@ mod tests {
             }
         }
         for &kind in Kind::ALL {
-            assert!(walk(SchemaRef::of(kind), 0) > 3, "{kind}");
+            // Itself and two fields.
+            assert!(walk(SchemaRef::of(kind), 0) >= 3, "{kind}");
         }
     }
 

@@ -51,6 +51,14 @@ pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 pub const STREAM_DRAIN_DEADLINE: Duration = Duration::from_secs(60 * 60);
 /// How long a first request waits for a destination's configuration.
 pub const FIRST_USE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A leaf certificate: long enough to outlive a control plane's bad night, short enough that a stolen one ends soon.
+pub const LEAF_TTL: Duration = Duration::from_secs(24 * 3600);
+/// A join token that nobody has redeemed.
+pub const TOKEN_TTL: Duration = Duration::from_secs(3600);
+/// A registration whose stream is lost.
+pub const REGISTRATION_GRACE: Duration = Duration::from_secs(30);
+/// How long after its end a leaf may still be renewed by whoever proves its key.
+pub const EXPIRED_RENEWAL: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A default as the reference page shows it.
 #[derive(Debug, Clone, Copy)]
@@ -151,12 +159,20 @@ pub const DEFAULTS: &[Entry] = &[
         Value::Time(FIRST_USE_TIMEOUT),
         "then `control_plane_unreachable`, never plaintext",
     ),
+    row("leaf certificate", Value::Time(LEAF_TTL), "outlives a control plane's bad night; a stolen one ends soon"),
+    row("renewal", Value::Text("at half of what is left, ± 10 %"), "half a life to mend what keeps it from renewing"),
+    row("renewal after the end", Value::Time(EXPIRED_RENEWAL), "a machine that was off comes back without a token"),
+    row("join token", Value::Time(TOKEN_TTL), "redeemed once, by one key; at most 30 days"),
+    row("registration without its stream", Value::Time(REGISTRATION_GRACE), "a reconnect takes seconds"),
 ];
 
 impl std::fmt::Display for Value {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match *self {
             Self::Time(d) if d.subsec_millis() != 0 => write!(f, "{} ms", d.as_millis()),
+            Self::Time(d) if d.as_secs() % (24 * 3600) == 0 && d.as_secs() > 24 * 3600 => {
+                write!(f, "{} days", d.as_secs() / (24 * 3600))
+            }
             Self::Time(d) if d.as_secs() % 3600 == 0 => write!(f, "{} h", d.as_secs() / 3600),
             Self::Time(d) if d.as_secs() % 60 == 0 => write!(f, "{} min", d.as_secs() / 60),
             Self::Time(d) => write!(f, "{} s", d.as_secs()),
@@ -196,6 +212,8 @@ mod tests {
             "| retry backoff, first | 25 ms |",
             "| hop age | 1 h |",
             "| hop idle | 5 min |",
+            "| leaf certificate | 24 h |",
+            "| renewal after the end | 30 days |",
         ] {
             assert!(page.contains(row), "{row}\n{page}");
         }

@@ -11,8 +11,8 @@ fn compile(resources: &[Resource]) -> (DestinationPlan, Vec<String>) {
     (plan, said(&diagnostics))
 }
 
-fn info(identities: Value, ports: Value) -> Resource {
-    resource(Kind::ServiceInfo, "web", json!({"identities": identities, "ports": ports}))
+fn info(identities: Value) -> Resource {
+    resource(Kind::ServiceInfo, "web", json!({"identities": identities}))
 }
 
 fn endpoint(name: &str, extra: Value) -> Resource {
@@ -22,12 +22,12 @@ fn endpoint(name: &str, extra: Value) -> Resource {
 }
 
 #[test]
-fn ports_come_from_service_and_registrations() {
+fn ports_come_from_the_service() {
     let (plan, said) = compile(&[
         service(
             json!([{"port": 80, "appProtocol": "grpc"}, {"port": 53, "protocol": "UDP"}, {"port": 443, "appProtocol": "https"}]),
         ),
-        info(json!([]), json!([{"port": 80, "appProtocol": "tcp"}, {"port": 90}])),
+        info(json!([])),
         // Somebody else's.
         resource(Kind::Service, "api", json!({"ports": [{"port": 1}]})),
         resource(Kind::Service, "bank/web", json!({"ports": [{"port": 2}]})),
@@ -35,8 +35,8 @@ fn ports_come_from_service_and_registrations() {
     let ports: Vec<_> = plan.ports.iter().map(|(n, p)| (*n, p.protocol)).collect();
     assert_eq!(ports, [(80, Some(AppProtocol::Grpc)), (443, Some(AppProtocol::Tcp))]);
     assert!(said.is_empty() && plan.member && plan.version == 7);
-    // Without a Service, what registrations say; without a route, everything goes to the service itself.
-    let (plan, _) = compile(&[info(json!([]), json!([{"port": 90}]))]);
+    // Without a route, everything goes to the service itself.
+    let (plan, _) = compile(&[service(json!([{"port": 90}]))]);
     let rule = plan.ports[&90].routes.choose_tcp().unwrap();
     assert_eq!(rule.backends[0].target, leno_plan::BackendTarget::Service { service: web(), port: Some(90) });
 }
@@ -45,7 +45,7 @@ fn ports_come_from_service_and_registrations() {
 fn identities_are_those_of_the_service_in_our_trust_domain() {
     let ours = "spiffe://mesh.leno/ns/shop/sa/web";
     let other = resource(Kind::ServiceInfo, "api", json!({"identities": ["spiffe://mesh.leno/ns/shop/sa/api"]}));
-    let (plan, said) = compile(&[info(json!([ours, "spiffe://other/ns/shop/sa/web", ours]), json!([])), other]);
+    let (plan, said) = compile(&[info(json!([ours, "spiffe://other/ns/shop/sa/web", ours])), other]);
     assert_eq!(plan.identities.iter().map(SpiffeId::as_str).collect::<Vec<_>>(), [ours]);
     assert_eq!(said, ["web InvalidValue spec.identities"]);
     assert!(compile(&[service(json!([{"port": 80}]))]).0.identities.is_empty());

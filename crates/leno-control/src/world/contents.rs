@@ -166,7 +166,6 @@ impl Contents {
         ServiceInfoSpec {
             vips: vip.map(|v| vec![IpAddr::V4(v.v4), IpAddr::V6(v.v6)]).unwrap_or_default(),
             identities: accounts.filter_map(|account| identity(&self.domain, namespace, account)).collect(),
-            ports: Vec::new(),
         }
     }
 

@@ -230,11 +230,6 @@ pub struct Register {
     pub labels: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
     #[prost(string, tag = "7")]
     pub zone: ::prost::alloc::string::String,
-    #[prost(string, tag = "8")]
-    pub region: ::prost::alloc::string::String,
-    /// Relative share of the traffic among the service's endpoints; 0 means 1.
-    #[prost(uint32, tag = "9")]
-    pub weight: u32,
     /// E.g. the app listens off loopback. Words shown in status.
     #[prost(string, repeated, tag = "10")]
     pub conditions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
@@ -756,8 +751,8 @@ pub mod enrollment_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Trades a join token for a certificate. Redeeming a token again with the same key is the same redemption; with
-        /// another key it is refused.
+        /// Trades a join token for a certificate. Redeeming a token again with the same key, before it expires, is the same
+        /// redemption; with another key, or later, it is refused.
         pub async fn redeem(
             &mut self,
             request: impl tonic::IntoRequest<super::RedeemRequest>,
@@ -781,8 +776,8 @@ pub mod enrollment_server {
     /// Generated trait containing gRPC methods that should be implemented for use with EnrollmentServer.
     #[async_trait]
     pub trait Enrollment: std::marker::Send + std::marker::Sync + 'static {
-        /// Trades a join token for a certificate. Redeeming a token again with the same key is the same redemption; with
-        /// another key it is refused.
+        /// Trades a join token for a certificate. Redeeming a token again with the same key, before it expires, is the same
+        /// redemption; with another key, or later, it is refused.
         async fn redeem(
             &self,
             request: tonic::Request<super::RedeemRequest>,

@@ -5,14 +5,13 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::service::ServicePort;
 use crate::identity::SpiffeId;
 
 /// What the control plane knows of a service beside its Service. Name and namespace are the service's.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceInfoSpec {
-    /// Virtual addresses, one per address family.
+    /// Virtual addresses, one per address family. Reserved for transparent interception and DNS: nothing routes them yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub vips: Vec<IpAddr>,
@@ -20,7 +19,4 @@ pub struct ServiceInfoSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
     pub identities: Vec<SpiffeId>,
-    /// The ports that registrations declare, for a service without a Service resource.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ports: Vec<ServicePort>,
 }
