@@ -6,7 +6,7 @@
 //!   World ── changes ──► Feed ──► hub ──► streams          Ca ── bundle ──► Publisher ──► streams, and closes revoked ones
 //! ```
 //!
-//! What a peer may do follows from its verified identity alone ([`decisions`]).
+//! What a peer may do follows from its verified identity alone (module `decisions`).
 
 mod accept;
 mod decisions;

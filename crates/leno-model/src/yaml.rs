@@ -20,9 +20,10 @@ pub const MAX_TEXT: usize = 1024 * 1024;
 pub const MAX_DOCUMENTS: usize = 1000;
 /// Deepest nesting; real resources stay below 12.
 pub const MAX_DEPTH: usize = 64;
-/// Cost of one document's tree after alias expansion, in bytes of text plus [`NODE_COST`] per value: stops a text whose aliases
+/// Cost of one document's tree after alias expansion, in bytes of text plus 64 per value: stops a text whose aliases
 /// multiply, at a memory of some tens of MiB.
 pub const MAX_COST: usize = 16 * 1024 * 1024;
+/// A [`Node`] with its place in the tree, in bytes.
 const NODE_COST: usize = 64;
 
 /// Line and column from 1; both 0 where there is no text.

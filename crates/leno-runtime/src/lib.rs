@@ -5,7 +5,7 @@
 //!
 //! *Must not know*: HTTP, TLS, resources, sockets.
 //!
-//! *Start reading at*: [`scope`] and [`drain`].
+//! *Start reading at*: [`scope`] and [`mod@drain`].
 
 pub mod backoff;
 pub mod clock;

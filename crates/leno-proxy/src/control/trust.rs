@@ -63,7 +63,7 @@ impl Trust {
         self.renewal.is_expired(self.clock.unix_time())
     }
 
-    /// How long until [`Self::tick`] has something to do.
+    /// How long until a renewal is to be asked for, or given up.
     pub(super) fn wait(&self) -> Duration {
         let now = self.clock.unix_time();
         match &self.pending {
