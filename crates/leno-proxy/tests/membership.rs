@@ -65,9 +65,8 @@ fn members_find_each_other_and_leave_at_once() {
         later.handle.serve(HOP.parse().unwrap()).await;
         until("the service that appeared", || endpoints(&cart, "later") == Some(1)).await;
 
-        let before = std::time::Instant::now();
         web.handle.drain().await;
-        assert!(before.elapsed() < Duration::from_secs(5), "the drain was acknowledged");
+        assert!(web.handle.status().connected, "the drain was acknowledged, not given up");
         until("the endpoint to go", || endpoints(&cart, "web") == Some(0)).await;
         assert!(!web.handle.status().registered);
     });

@@ -40,7 +40,7 @@ fn with_policy(pair: &mut Pair, policy: CallPolicy) {
 #[test]
 fn a_request_timeout_answers_504_and_frees_the_application() {
     let (app, mut pair) = pair();
-    let timeouts = Timeouts { request: Some(Duration::from_millis(200)), ..Timeouts::default() };
+    let timeouts = Timeouts { request: Some(Duration::from_secs(1)), ..Timeouts::default() };
     with_policy(&mut pair, CallPolicy { timeouts, ..CallPolicy::default() });
     let mut caller = Caller::new(pair.local());
     let answer = caller.get("web", "/slow");

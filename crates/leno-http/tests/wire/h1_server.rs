@@ -91,8 +91,8 @@ fn malformed_requests_are_refused_and_the_connection_closed() {
 fn a_slow_head_is_told_and_silence_is_not() {
     run(async {
         let settings = ServerSettings {
-            head_timeout: Duration::from_millis(30),
-            idle_timeout: Duration::from_millis(60),
+            head_timeout: Duration::from_millis(250),
+            idle_timeout: Duration::from_millis(500),
             ..ServerSettings::default()
         };
         let server = serve_with(Speaks::Http1, settings, ok()).await;
