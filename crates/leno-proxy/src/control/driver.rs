@@ -1,5 +1,7 @@
 //! The control thread's loop: one place that waits for everything it can be woken by.
 
+mod telling;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 use leno_discovery::client::{self, ClientError, Stream};
 use leno_discovery::proto;
 use leno_discovery::session::ClientSettings;
-use leno_discovery::{ClientEvent, ClientSession, CollectionName, limits, snapshot as stored};
+use leno_discovery::{ClientEvent, ClientSession, CollectionName, limits};
 use leno_identity::KeyPair;
 use leno_model::SpiffeId;
 use leno_net::tls::TlsIdentity;
@@ -34,8 +36,6 @@ const SWEEP: Duration = Duration::from_secs(30);
 const STORE_AFTER: Duration = Duration::from_millis(200);
 /// Pause after a registration that was refused. What refused it may pass: a store that failed, a grant that is on its way.
 const REGISTER_AGAIN: Duration = Duration::from_secs(10);
-/// Largest answer to a query.
-const MAX_ANSWER: usize = 1 << 20;
 
 /// What a driver is made of.
 pub(super) struct Parts {
@@ -454,19 +454,6 @@ impl Driver {
         self.problem = Some(text);
     }
 
-    fn query(&mut self, query: &proto::Query) {
-        let mut answer = proto::QueryAnswer { id: query.id, ..proto::QueryAnswer::default() };
-        match query.kind.as_str() {
-            "status" => match serde_json::to_vec(&self.current_status()) {
-                Ok(body) if body.len() <= MAX_ANSWER => answer.body = body.into(),
-                Ok(body) => answer.error = format!("the answer has {} bytes", body.len()),
-                Err(error) => answer.error = error.to_string(),
-            },
-            other => answer.error = format!("this proxy does not answer `{other}`"),
-        }
-        self.session.answer(answer);
-    }
-
     fn ask_for_certificate(&mut self) {
         match self.parts.trust.request() {
             Ok((id, request)) => {
@@ -512,64 +499,6 @@ impl Driver {
         }
         if self.save_at.is_some_and(|t| t <= now) && self.saving.is_none() {
             self.save();
-        }
-    }
-
-    /// Writes what has changed, away from this thread: a slow disk must not hold up the stream.
-    fn save(&mut self) {
-        self.save_at = None;
-        let dir = self.parts.dir.clone();
-        let names = std::mem::take(&mut self.unsaved);
-        let work: Vec<_> = names
-            .into_iter()
-            .map(|name| {
-                let content = self.parts.destinations.good(&name).map(|good| stored::encode(&name, good));
-                (name, content)
-            })
-            .collect();
-        self.saving = Some(tokio::task::spawn_blocking(move || {
-            for (name, content) in work {
-                match content {
-                    Some(content) => {
-                        if let Err(error) = dir.store_collection(&name, &content) {
-                            tracing::error!(%error, "a collection could not be stored; a restart will miss it");
-                        }
-                    }
-                    None => dir.remove_collection(&name),
-                }
-            }
-        }));
-    }
-
-    fn publish(&mut self, link: &ControlLink) {
-        if std::mem::take(&mut self.dirty) {
-            self.version += 1;
-            link.snapshots.send_replace(Arc::new(self.snapshot()));
-            self.tell_status();
-        }
-    }
-
-    fn tell_status(&self) {
-        self.status.send_replace(Arc::new(self.current_status()));
-    }
-
-    fn current_status(&self) -> ControlStatus {
-        let Parts { targets, trust, destinations, client, generation, .. } = &self.parts;
-        let identity = trust.context().identity();
-        ControlStatus {
-            connected: self.session.is_up(),
-            control_plane: targets.current().to_owned(),
-            problem: self.problem.clone(),
-            identity: identity.spiffe().to_string(),
-            serial: identity.serial().to_string(),
-            not_after: identity.leaf().not_after,
-            renewals: trust.renewals(),
-            bundle_version: trust.bundle_version(),
-            instance: client.instance.clone(),
-            generation: *generation,
-            registered: self.registered,
-            unanswered: self.unanswered,
-            collections: destinations.status(),
         }
     }
 }
