@@ -85,7 +85,9 @@ impl Hops {
             // A peer that has not heard of our new root refuses us, and one that we cannot reach says nothing at all. But whom we
             // refuse is refused: what an older bundle said of it counts no more.
             (Err(failure), Some(previous)) if !failure.is_verdict => {
-                self.pool.existing(&key(previous)).ok_or(failure.error)
+                // A handshake that was under way when the bundle changed was judged by the old one.
+                let is_trusted = |hop: &Rc<Connection>| hop.peer().is_some_and(|p| tls.recheck(&p.identity).is_ok());
+                self.pool.existing(&key(previous)).filter(is_trusted).ok_or(failure.error)
             }
             (outcome, _) => outcome.map_err(Into::into),
         }

@@ -56,6 +56,15 @@ async fn refuse_plaintext(io: &TcpStream) {
     .await;
 }
 
+/// A bundle that came during the handshake did not find this hop yet: its peer is judged at its first stream.
+fn judge_late(worker: &Worker, peer: &Rc<Peer>, generation: u64) {
+    if let Some(now) = worker.snapshot().tls.as_ref().filter(|now| now.generation() != generation)
+        && let Err(error) = now.recheck(&peer.identity)
+    {
+        worker.hops.registry().close_if(|p| std::ptr::eq(p, Rc::as_ptr(peer)), error.reason, &error.detail);
+    }
+}
+
 /// TLS with a certificate of a member, then streams.
 async fn hop(worker: Rc<Worker>, io: TcpStream) {
     // Without a certificate there is nothing to prove; the peer's retry goes elsewhere.
@@ -71,10 +80,11 @@ async fn hop(worker: Rc<Worker>, io: TcpStream) {
         ..HopSettings::termination()
     };
     let is_told = Rc::new(Cell::new(false));
-    let (streams, told) = (Rc::clone(&worker), Rc::clone(&is_told));
+    let (streams, told, generation) = (Rc::clone(&worker), Rc::clone(&is_told), tls.generation());
     let handler = move |meta, peer: Rc<Peer>, request| {
         if !told.replace(true) {
             streams.telemetry().handshake(Direction::Inbound, Ok(&peer.handshake.group));
+            judge_late(&streams, &peer, generation);
         }
         handle(Rc::clone(&streams), peer, meta, request)
     };
