@@ -46,7 +46,6 @@ pub(super) fn message(parts: &Parts, address: SocketAddr) -> proto::Register {
         labels: settings.labels.clone(),
         zone: settings.zone.clone().unwrap_or_default(),
         conditions: if settings.allow_exposed { vec!["exposed_app".to_owned()] } else { Vec::new() },
-        ..proto::Register::default()
     }
 }
 
