@@ -72,6 +72,14 @@ pub enum Command {
     DemoApp(DemoAppArguments),
 }
 
+impl Command {
+    /// Whether it runs until it is told to end, rather than printing an answer.
+    #[must_use]
+    pub fn is_long_running(&self) -> bool {
+        matches!(self, Self::Demo(_) | Self::ControlPlane(_) | Self::Run(_) | Self::Proxy(_) | Self::DemoApp(_))
+    }
+}
+
 /// Arguments of `leno demo`.
 #[derive(Debug, Args)]
 pub struct DemoArguments {

@@ -39,6 +39,10 @@ pub fn main() -> ExitCode {
 /// One line per command.
 fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
     let api = arguments.api;
+    if !arguments.command.is_long_running() {
+        // `leno status | head` ends quietly, like every other filter's source.
+        leno_sys::process::end_on_closed_pipe();
+    }
     match arguments.command {
         Command::Demo(a) => demo::run(&a),
         Command::ControlPlane(a) => control_plane::run(*a),

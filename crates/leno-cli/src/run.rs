@@ -45,10 +45,19 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
         let exposure = exposure::Watch::new(&settings);
         let drain_limit = settings.drain.deregister + settings.drain.requests + DRAIN_MARGIN;
         let command = ProxyCommand::from_own_arguments(sockets)?;
-        let proxy = command.start().await?;
+        let signals = Signals::listen()?;
+        let mut proxy = command.start().await?;
+        let program = match start_program(&arguments.child, &proxy) {
+            Ok(program) => program,
+            Err(failure) => {
+                // It has registered already: nobody may be sent to a program that does not exist.
+                proxy.end(drain_limit).await;
+                return Err(failure);
+            }
+        };
         let mut supervisor = Supervisor {
-            signals: Signals::listen()?,
-            program: start_program(&arguments.child, &proxy)?,
+            signals,
+            program,
             command,
             proxy,
             retiring: Vec::new(),
@@ -89,6 +98,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     replace: Signal,
+    /// Asks many programs to open their logs again; there is nothing to do here, and it must not end anything.
+    _reopen: Signal,
 }
 
 impl Signals {
@@ -97,6 +108,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             replace: signal(SignalKind::hangup())?,
+            _reopen: signal(SignalKind::user_defined1())?,
         })
     }
 }

@@ -89,7 +89,7 @@ reasons! {
     PlaintextRefused "plaintext_refused" Downstream true "NR" 400 14 "Plaintext was sent to a port that takes mesh traffic only." "Call the service through a member's proxy.";
     NotMember "not_member" Downstream true "NR" 403 7 "The caller is not allowed to use this port: it runs as another user." "Run the caller under leno run, or as the same user.";
     ServiceNotOwned "service_not_owned" Upstream true "NR" 503 14 "The peer does not serve the service that was asked for." "leno get endpoints: a registration may be stale.";
-    RateLimited "rate_limited" Downstream true "RL" 429 8 "A rate limit refuses the request." "leno get ratelimitpolicies.";
+    RateLimited "rate_limited" Downstream true "RL" 429 8 "A rate limit refuses the request." "Call less often, or raise the limit.";
     Overloaded "overloaded" Local true "UO" 503 8 "A limit on requests or connections is reached." "Raise the limit in the TrafficPolicy or add instances.";
     RequestTimeout "request_timeout" Upstream false "UT" 504 4 "No complete answer within the request's timeout." "Look at the upstream's latency; adjust the route's timeout.";
     HeadTimeout "head_timeout" Downstream true "DT" 408 4 "The request head did not arrive in time." "The client sends too slowly or not at all.";

@@ -70,6 +70,14 @@ pub fn die_with_parent(command: &mut Command, signal: i32) {
     unsafe { command.pre_exec(set) };
 }
 
+/// Lets a write to a closed pipe end the process silently (SIGPIPE), as programs that print an answer do. Rust ignores the
+/// signal, which turns it into a panic of `println!`.
+#[expect(unsafe_code, reason = "signal(2)")]
+pub fn end_on_closed_pipe() {
+    // SAFETY: the default action is installed; no handler of ours runs.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// Sends a signal to one process. Only for children that were not waited for yet: a number may be used again.
 pub fn send_signal(pid: u32, signal: i32) -> io::Result<()> {
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("no such {what}"));

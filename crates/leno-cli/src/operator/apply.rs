@@ -18,6 +18,9 @@ pub fn apply(api: &ApiArguments, arguments: &ApplyArguments) -> Result<ExitCode,
         let mut whole = true;
         let mut answers = Vec::new();
         for source in &sources {
+            if source.text.trim().is_empty() {
+                return Err(Failure::Failed(anyhow::anyhow!("{}: it is empty: nothing to apply", source.name)));
+            }
             let answer = api
                 .client
                 .apply(&source.text, arguments.namespace.as_deref(), arguments.dry_run)
@@ -77,6 +80,8 @@ fn report(source: &str, answer: &ApplyResponse) {
             Action::Refused => "refused",
         };
         match &result.error {
+            // What is wrong with the text was told with its place already.
+            Some(error) if !error.diagnostics.is_empty() => eprintln!("{source}: {object} {word}"),
             Some(error) => eprintln!("{source}: {object} {word}: {}", error.message),
             None => println!("{object} {word}{suffix}"),
         }

@@ -53,7 +53,7 @@ pub fn diagnostics(source: &str, found: &[Diagnostic]) -> String {
         let word = if colour { format!("{code}{word}\x1b[0m") } else { word.to_owned() };
         let place = if d.line == 0 { source.to_owned() } else { format!("{source}:{}:{}", d.line, d.column) };
         let path = if d.path.is_empty() { String::new() } else { format!("{}: ", d.path) };
-        let hint = d.suggestion.as_ref().map(|s| format!("; {s}")).unwrap_or_default();
+        let hint = d.suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default();
         text.push_str(&format!("{place}: {word}: {path}{}{hint}\n", d.message));
     }
     text
