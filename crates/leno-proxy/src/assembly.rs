@@ -28,6 +28,8 @@ use crate::{Telemetry, dump, exposure};
 
 /// How often it is looked whether the application is reachable past the mesh.
 const EXPOSURE_LOOK: Duration = Duration::from_secs(5);
+/// After this many looks (10 s) a program that does not listen has probably got another port than was said.
+const SLOW_START_LOOKS: u64 = 3;
 /// How long a worker may take to tell its view for the plan dump; a saturated one is left out.
 const VIEW_TIMEOUT: Duration = Duration::from_millis(500);
 /// For the last lines of the access log.
@@ -65,7 +67,8 @@ pub fn run(settings: ProxySettings) -> Result<(), StartError> {
         false => Some(lock(&settings).map_err(JoinError::from)?),
     };
     let metrics = Arc::new(Metrics::default());
-    let log = LogWriter::start(&log_target(&settings.access_log), metrics.log_drops())?;
+    let log = LogWriter::start(&log_target(&settings.access_log), metrics.log_drops())
+        .map_err(|e| io::Error::new(e.kind(), format!("--access-log {:?}: {e}", settings.access_log)))?;
     let telemetry = Arc::new(Telemetry { metrics, log: log.sender() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = LocalSet::new().block_on(&runtime, live(settings, listeners, telemetry));
@@ -325,6 +328,7 @@ fn tell_collections(metrics: &Metrics, told: &ControlStatus, status: &ControlSta
 /// Looks whether the application can be called past the mesh, from the start and then now and again.
 async fn watch_exposure(settings: Arc<ProxySettings>, process: Arc<Process>) {
     let mut look = tokio::time::interval(EXPOSURE_LOOK);
+    let mut looks = 0u64;
     loop {
         look.tick().await;
         let found: Vec<_> = settings
@@ -336,6 +340,14 @@ async fn watch_exposure(settings: Arc<ProxySettings>, process: Arc<Process>) {
             tracing::error!(listeners = ?found, "the application listens off loopback, where callers bypass the mesh: it is not served");
         }
         process.set_exposed(!found.is_empty());
+        // Not at the first look: a program may take its time to start.
+        looks += 1;
+        for served in settings.ports.iter().filter(|_| looks == SLOW_START_LOOKS) {
+            let app = served.app_address();
+            if leno_sys::listeners(app.port()).is_ok_and(|all| all.is_empty()) {
+                tracing::warn!(%app, "nobody listens on the application's port: callers get connect_refused");
+            }
+        }
     }
 }
 

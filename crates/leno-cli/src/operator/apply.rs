@@ -58,9 +58,23 @@ pub fn delete(api: &ApiArguments, arguments: &DeleteArguments) -> Result<ExitCod
             let namespace = namespace(kind, &arguments.namespace);
             let result = api.client.delete(kind.plural(), namespace, name, None).await.map_err(failure)?;
             println!("{} {} deleted", result.object.kind, result.object.name);
+            if kind == Kind::Service {
+                warn_of_instances(&api, namespace, name).await;
+            }
         }
         Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
+}
+
+/// A Service may be deleted while instances run; then nobody reaches them, which should not be a surprise.
+async fn warn_of_instances(api: &Api, namespace: &str, name: &str) {
+    let instances = api.client.endpoints(Some(namespace), Some(name)).await.map_or(0, |all| all.len());
+    if instances > 0 {
+        eprintln!(
+            "warning: {instances} instances are registered for {name}.{namespace}; callers get unknown_destination until one \
+             registers again or the Service is applied"
+        );
+    }
 }
 
 /// MeshConfig lives in the system namespace whatever `-n` says.

@@ -18,8 +18,26 @@ pub fn run(api: &ApiArguments, arguments: &StatusArguments) -> Result<ExitCode, 
     } else {
         println!("{}", print::json(&overview))
     }
-    let wrong = !overview.problems.is_empty() || !overview.nacks.is_empty();
+    let wrong = !overview.problems.is_empty() || !overview.nacks.is_empty() || !ailing(&overview).is_empty();
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Services that callers cannot reach, or soon cannot. A service without any registration is no fault: it may be a name that
+/// routes lead elsewhere from.
+fn ailing(o: &Overview) -> Vec<String> {
+    let mut lines = Vec::new();
+    for s in &o.services {
+        let name = format!("{}.{}", s.name, s.namespace);
+        if s.lost > 0 {
+            lines.push(format!("Service {name}: {} of its {} instances are lost", s.lost, s.lost + s.connected));
+        }
+        if s.connected > 0 && s.authorised.is_empty() {
+            lines.push(format!(
+                "Service {name}: no identity may serve it any more; join its instances again with new tokens"
+            ));
+        }
+    }
+    lines
 }
 
 fn show(o: &Overview) {
@@ -41,11 +59,15 @@ fn show(o: &Overview) {
         })
         .collect();
     print!("\n{}", print::table(&["SERVICE", "PORTS", "ENDPOINTS", "AUTHORISED IDENTITIES"], &rows));
-    if o.problems.is_empty() && o.nacks.is_empty() {
+    let ailing = ailing(o);
+    if o.problems.is_empty() && o.nacks.is_empty() && ailing.is_empty() {
         println!("\nNothing needs mending.");
         return;
     }
     println!("\nNeeds mending:");
+    for line in ailing {
+        println!("  {line}");
+    }
     for (resource, condition) in &o.problems {
         println!(
             "  {resource}: {} is {}: {}: {}",

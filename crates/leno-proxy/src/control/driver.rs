@@ -283,6 +283,13 @@ impl Driver {
             let text = format!("{reason}: {detail}");
             if was_up || self.problem.as_ref() != Some(&text) {
                 tracing::warn!(%reason, detail, "no stream to the control plane; going on with what is known");
+                if matches!(reason, leno_model::Reason::PeerUntrusted | leno_model::Reason::CertificateRevoked) {
+                    let folder = self.parts.settings.state_dir.display();
+                    tracing::warn!(
+                        "the stored certificate is not accepted (its root was retired, or it was revoked): remove {folder} and join \
+                         with a new token"
+                    );
+                }
             }
             self.problem = Some(text);
         } else if was_up {
