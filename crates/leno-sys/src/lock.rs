@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 /// An exclusive lock on a file, held until dropped or until the process ends, however it ends.
 #[derive(Debug)]
 pub struct FileLock {
-    _file: File,
+    file: File,
 }
 
 impl FileLock {
@@ -32,7 +32,15 @@ impl FileLock {
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "{}", std::process::id())?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a program that another thread is starting holds a copy of the descriptor until it execs.
+        // An error would leave that short delay.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
