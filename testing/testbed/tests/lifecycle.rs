@@ -45,7 +45,7 @@ fn sigterm_to_the_far_side_under_load_loses_nothing() {
     mesh.wait_for_endpoints("web", 1);
     let report = load.finish();
     println!("drain of one of two instances ({status}): {report:?}");
-    assert!(report.fine > 4_000 && report.bad == 0, "{report:?}");
+    assert!(report.fine > 300 && report.bad == 0, "{report:?}");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_proxy_is_replaced_under_a_running_program_on_either_side() {
     }
     let report = load.finish();
     println!("both proxies replaced: {report:?}");
-    assert!(report.fine > 4_000 && report.bad == 0, "{report:?}");
+    assert!(report.fine > 300 && report.bad == 0, "{report:?}");
 }
 
 #[test]

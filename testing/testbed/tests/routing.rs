@@ -201,7 +201,7 @@ fn a_killed_instance_costs_nothing_beyond_its_requests_in_flight() {
     b.kill_group();
     let report = load.finish();
     println!("{report:?} with {connections} connections");
-    assert!(report.fine > 500, "{report:?}");
+    assert!(report.fine > 200, "{report:?}");
     // h2load ends a connection whose request failed, so no more than the connections that had one in flight can fail.
     assert!(report.bad <= u64::from(connections), "{report:?}");
 }

@@ -22,7 +22,7 @@ pub(super) struct ChangeLogs {
     published: AtomicU64,
     commits: AtomicU64,
     /// The revision at which this process opened the store: nothing before it is in memory.
-    opened_at: u64,
+    opened_at: AtomicU64,
     kinds: Mutex<HashMap<Arc<str>, Arc<KindLog>>>,
 }
 
@@ -65,7 +65,7 @@ impl ChangeLogs {
             capacity: capacity.max(1),
             published: AtomicU64::new(opened_at),
             commits: AtomicU64::new(0),
-            opened_at,
+            opened_at: AtomicU64::new(opened_at),
             kinds: Mutex::new(HashMap::new()),
         }
     }
@@ -75,8 +75,12 @@ impl ChangeLogs {
         if let Some(log) = kinds.get(kind) {
             return Arc::clone(log);
         }
-        let ring = Ring { changes: VecDeque::new(), floor: self.opened_at, bytes: 0, closed: false };
-        let log = Arc::new(KindLog { ring: Mutex::new(ring), newest: watch::Sender::new(self.opened_at) });
+        let ring =
+            Ring { changes: VecDeque::new(), floor: self.opened_at.load(Ordering::Acquire), bytes: 0, closed: false };
+        let log = Arc::new(KindLog {
+            ring: Mutex::new(ring),
+            newest: watch::Sender::new(self.opened_at.load(Ordering::Acquire)),
+        });
         kinds.insert(kind.into(), Arc::clone(&log));
         log
     }
@@ -100,6 +104,24 @@ impl ChangeLogs {
         }
         for (log, newest) in touched {
             log.newest.send_replace(newest);
+        }
+    }
+
+    /// The store was opened again at `revision` after a failure. A commit that was answered as failed may have become durable all
+    /// the same: what is in memory is then not the whole story, and every watch ends `Compacted`.
+    pub fn resync(&self, revision: u64) {
+        if revision == self.published.load(Ordering::Acquire) {
+            return;
+        }
+        self.opened_at.store(revision, Ordering::Release);
+        self.published.store(revision, Ordering::Release);
+        for log in lock(&self.kinds).values() {
+            let mut ring = lock(&log.ring);
+            ring.changes.clear();
+            ring.bytes = 0;
+            ring.floor = revision;
+            drop(ring);
+            log.newest.send_replace(revision);
         }
     }
 

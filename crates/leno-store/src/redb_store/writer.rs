@@ -6,6 +6,7 @@ use bytes::Bytes;
 use redb::{Database, ReadableTable, Table};
 use tokio::sync::{mpsc, oneshot};
 
+use super::file::DatabaseFile;
 use super::log::ChangeLogs;
 use super::{META, META_REVISION, RECORDS, backend, version};
 use crate::contract::{Event, Expect, Key, Record, StoreError, Version};
@@ -28,8 +29,10 @@ pub(super) enum Operation {
 }
 
 /// Runs until the store is dropped.
-pub(super) fn run(database: &Database, logs: &ChangeLogs, mut operations: mpsc::Receiver<Write>) {
+pub(super) fn run(file: &DatabaseFile, logs: &ChangeLogs, mut operations: mpsc::Receiver<Write>) {
     let mut batch = Vec::new();
+    // Whether the last commit failed for another reason than the writes themselves.
+    let mut broken = false;
     while let Some(first) = operations.blocking_recv() {
         batch.push(first);
         while batch.len() < MAX_BATCH
@@ -37,7 +40,7 @@ pub(super) fn run(database: &Database, logs: &ChangeLogs, mut operations: mpsc::
         {
             batch.push(next);
         }
-        match commit(database, &batch) {
+        match committed(file, logs, &mut broken, &batch) {
             Ok((outcomes, events)) => {
                 // Before the answers: who has seen its write acknowledged finds it in the log.
                 logs.publish(events);
@@ -54,6 +57,22 @@ pub(super) fn run(database: &Database, logs: &ChangeLogs, mut operations: mpsc::
             }
         }
     }
+}
+
+/// Commits, after opening the file again if the commit before failed.
+fn committed(
+    file: &DatabaseFile,
+    logs: &ChangeLogs,
+    broken: &mut bool,
+    batch: &[Write],
+) -> Result<(Outcomes, Vec<(u64, Event)>), StoreError> {
+    if *broken {
+        logs.resync(file.reopen()?);
+        tracing::info!("the store was opened again after a failure");
+    }
+    let outcome = file.with(|database| commit(database, batch));
+    *broken = outcome.is_err();
+    outcome
 }
 
 type Outcomes = Vec<Result<Version, StoreError>>;
