@@ -1,6 +1,7 @@
 //! Every dependency has a permissive licence and is not on the list of crates we do not want.
 //!
-//! cargo-deny does this and more, but takes longer to build than all of Leno; this reads the same `cargo metadata`.
+//! cargo-deny does this and more, but would have to be built on every fresh machine first; this reads the same
+//! `cargo metadata` with what is there.
 
 use std::path::Path;
 use std::process::Command;
