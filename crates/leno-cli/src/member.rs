@@ -44,7 +44,7 @@ pub struct MemberArguments {
     /// How traffic reaches the proxy; this version has explicit ports only
     #[arg(long, default_value = "none", value_parser = ["none"])]
     pub intercept: String,
-    /// SERVICE[.NAMESPACE][:PORT]=[HOST:]LOCAL_PORT; a local port that leads to a service
+    /// A local port that leads to a service; SERVICE may be NAME.NAMESPACE, and LOCAL_PORT may be HOST:PORT
     #[arg(long = "upstream", value_name = "SERVICE[:PORT]=LOCAL_PORT")]
     pub upstreams: Vec<String>,
     /// Local HTTP forward-proxy port, or off

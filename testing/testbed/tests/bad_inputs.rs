@@ -156,7 +156,7 @@ fn garbage_and_silence_on_every_port_disturb_nobody() {
         (&three, &one_address, 15100),
         (&one, "127.0.0.1", 15101),
     ];
-    let before: Vec<u64> = scene.members.iter_mut().map(|m| rss_kib(m)).collect();
+    let before: Vec<u64> = scene.members.iter_mut().map(rss_kib).collect();
     for (from, address, port) in ports {
         let cases = [
             case("noise", &noise),
@@ -181,7 +181,7 @@ fn garbage_and_silence_on_every_port_disturb_nobody() {
     waiting(&three, &one_address, 15100, "");
     let head = waiting(&three, "127.0.0.1", UPSTREAM, "GET / HT");
     assert_eq!(status(&head), "408", "{head}");
-    let after: Vec<u64> = scene.members.iter_mut().map(|m| rss_kib(m)).collect();
+    let after: Vec<u64> = scene.members.iter_mut().map(rss_kib).collect();
     println!("RSS KiB before {before:?} after {after:?}");
     for (before, after) in before.iter().zip(&after) {
         assert!(*after < before + 20 * 1024, "memory grew: {before} to {after} KiB");

@@ -80,8 +80,11 @@ fn add(page: &str, edges: &mut BTreeMap<EdgeKey, Counts>) {
     edges.retain(|_, c| c.requests > 0.0);
 }
 
+/// Names and values.
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
 /// `name{label="value",…} number` of the Prometheus text format; the labels of ours never hold a comma or quote.
-fn sample(line: &str) -> Option<(&str, Vec<(&str, &str)>, f64)> {
+fn sample(line: &str) -> Option<(&str, Labels<'_>, f64)> {
     let (name, rest) = line.split_once('{')?;
     let (labels, value) = rest.rsplit_once("} ")?;
     let labels = labels

@@ -123,7 +123,7 @@ impl View {
 /// Puts the cursor back after the last frame.
 pub fn restore() {
     if std::io::stdout().is_terminal() {
-        print!("\x1b[?25h\n");
+        println!("\x1b[?25h");
     }
 }
 
