@@ -263,6 +263,13 @@ impl ControlPlane {
     }
 }
 
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        self.servers.cancel();
+        self.background.cancel();
+    }
+}
+
 async fn listen(address: SocketAddr, what: &'static str) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, what, source })
 }

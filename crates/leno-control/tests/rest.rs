@@ -110,6 +110,27 @@ async fn resources_are_written_read_watched_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_watch_from_before_a_restart_lists_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let plane = start(directory.path()).await;
+    let cursor = client(&plane, directory.path()).list("services", None).await.unwrap().cursor;
+    client(&plane, directory.path()).apply(WEB, None, false).await.unwrap();
+    plane.shutdown().await;
+    let plane = start(directory.path()).await;
+    let client = client(&plane, directory.path());
+    let mut watch = client.watch("services", None, Some(&cursor)).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().kind, WatchEventKind::Bookmark);
+    assert_eq!(watch.next().await.unwrap().unwrap().kind, WatchEventKind::Compacted);
+    assert_eq!(watch.next().await.unwrap(), None);
+    // Without a cursor the present state comes first.
+    let mut watch = client.watch("services", None, None).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().object["metadata"]["name"], "web");
+    assert!(client.watch("services", None, Some("nonsense")).await.is_err());
+    assert!(matches!(client.watch("nonsense", None, None).await, Err(e) if e.is_not_found()));
+    plane.shutdown().await;
+}
+
+#[tokio::test]
 async fn faults_have_positions_and_leave_other_documents_alone() {
     let directory = tempfile::tempdir().unwrap();
     let plane = start(directory.path()).await;

@@ -10,6 +10,7 @@
 //! A revision counts writes over all kinds; it is both version and cursor, and survives restarts. The change log does not: a
 //! cursor from before a restart is answered `Compacted` unless nothing was written since.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -74,8 +75,11 @@ impl RedbStore {
     pub fn open(directory: &Path, settings: &RedbSettings) -> Result<Self, StoreError> {
         let path = directory.join(FILE_NAME);
         let created = !path.exists();
-        let (file, revision) = DatabaseFile::open(path, settings.cache_bytes)?;
+        let (file, revision) = DatabaseFile::open(path.clone(), settings.cache_bytes)?;
         if created {
+            // Hashes of tokens are in it.
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+                .map_err(|e| StoreError::Backend(format!("close {} to others: {e}", path.display())))?;
             // The commit above made the file durable, not its name.
             std::fs::File::open(directory)
                 .and_then(|d| d.sync_all())
