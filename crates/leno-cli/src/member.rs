@@ -74,8 +74,8 @@ pub struct MemberArguments {
     /// Worker threads
     #[arg(long, default_value_t = 1)]
     pub workers: usize,
-    /// Access log: off, stdout or a file
-    #[arg(long, default_value = "off", value_name = "off|stdout|FILE")]
+    /// Access log: off, stdout, stderr or a file
+    #[arg(long, default_value = "off", value_name = "off|stdout|stderr|FILE")]
     pub access_log: String,
     /// Write TLS session secrets to this file, for a capture tool; whoever has it can read the traffic
     #[arg(long, value_name = "FILE")]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use leno_api::{Condition, Nack};
 use leno_discovery::Key;
-use leno_model::{Code, Diagnostic, Kind, Resource, ResourceRef};
+use leno_model::{Code, Diagnostic, Kind, Resource, ResourceRef, Severity};
 use leno_runtime::clock::Clock;
 use leno_store::{Expect, Key as StoreKey, Store};
 use serde_json::{Map, Value, json};
@@ -218,14 +218,26 @@ async fn write(store: &dyn Store, resource: &Resource, status: Value) {
     }
 }
 
-/// The conditions of a resource.
+/// The conditions of a resource, in the words of the Gateway API: `Accepted`, for routes `ResolvedRefs`, `PartiallyInvalid` only
+/// if something in it is not acted on, and `Programmed` once proxies have said something.
 #[must_use]
 pub fn conditions(resource: &Resource, found: &[Diagnostic], programmed: &Programmed) -> Vec<Condition> {
     let is_route = matches!(resource.known_kind(), Some(Kind::HttpRoute | Kind::GrpcRoute));
     let of_references =
         |d: &&Diagnostic| matches!(d.code, Code::BackendNotFound | Code::RefNotPermitted | Code::InvalidKind);
-    let accepted: Vec<&Diagnostic> = found.iter().filter(|d| !is_route || !of_references(d)).collect();
+    // Something of it is left out, and the rest is acted on.
+    let of_a_part = |d: &&Diagnostic| {
+        d.severity == Severity::Warning
+            && matches!(d.code, Code::UnsupportedValue | Code::InvalidValue | Code::UnknownField)
+    };
+    let of_the_whole = |d: &&Diagnostic| !of_a_part(d) && !(is_route && of_references(d));
+    let accepted: Vec<&Diagnostic> = found.iter().filter(of_the_whole).collect();
     let mut conditions = vec![condition("Accepted", &accepted, "Accepted")];
+    let partial: Vec<&Diagnostic> = found.iter().filter(of_a_part).collect();
+    if !partial.is_empty() {
+        let partial = condition("PartiallyInvalid", &partial, "PartiallyInvalid");
+        conditions.push(Condition { status: "True".into(), ..partial });
+    }
     if is_route {
         let references: Vec<&Diagnostic> = found.iter().filter(of_references).collect();
         conditions.push(condition("ResolvedRefs", &references, "ResolvedRefs"));
@@ -296,11 +308,14 @@ fn conditions_of(resource: &Resource) -> &[Value] {
     parent.or(resource.status.get("conditions")).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// The conditions that are false, for people.
+/// The conditions that are not as one wants them, for people.
 #[must_use]
 pub fn problems(resource: &Resource) -> Vec<Condition> {
     let text = |c: &Value, field: &str| c[field].as_str().unwrap_or_default().to_owned();
-    let bad = conditions_of(resource).iter().filter(|c| c["status"] == "False");
+    let bad = conditions_of(resource).iter().filter(|c| {
+        let good = if c["type"] == "PartiallyInvalid" { "False" } else { "True" };
+        c["status"] != good
+    });
     bad.map(|c| Condition {
         kind: text(c, "type"),
         status: text(c, "status"),
@@ -313,7 +328,6 @@ pub fn problems(resource: &Resource) -> Vec<Condition> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use leno_model::Severity;
 
     fn route() -> Resource {
         serde_json::from_value(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
@@ -335,7 +349,8 @@ mod tests {
         assert_eq!(
             said,
             [
-                "Accepted=False/UnsupportedValue spec.x: no mirror",
+                "Accepted=True/Accepted ",
+                "PartiallyInvalid=True/UnsupportedValue spec.x: no mirror",
                 "ResolvedRefs=False/BackendNotFound spec.x: no cart",
                 "Programmed=False/RefusedByProxy 2 proxies refuse it: bad regex"
             ]
@@ -343,6 +358,10 @@ mod tests {
         let status = status(&route(), &conditions, "now");
         assert_eq!(status["parents"][0]["parentRef"], json!({"name": "web"}));
         assert_eq!(status["parents"][0]["conditions"][1]["observedGeneration"], 4);
+        let mut resource = route();
+        resource.status = status;
+        let said: Vec<_> = problems(&resource).into_iter().map(|c| c.kind).collect();
+        assert_eq!(said, ["PartiallyInvalid", "ResolvedRefs", "Programmed"]);
     }
 
     #[test]

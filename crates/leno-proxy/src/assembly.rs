@@ -204,8 +204,12 @@ fn missing(settings: &ProxySettings, process: &Process, handle: &ControlHandle, 
             missing.push("its registration".to_owned());
         }
     }
-    if status.collections.values().any(|c| c.state == "waiting") && !status.connected {
-        missing.push("the control plane".to_owned());
+    // Ready means that the control plane may be gone from now on, over a restart too (D11).
+    if !status.kept {
+        missing.push(match status.connected {
+            true => "what it needs, answered by the control plane and kept on disk".to_owned(),
+            false => "the control plane".to_owned(),
+        });
     }
     if process.is_exposed() && !settings.allow_exposed {
         missing.push("an application that listens on loopback only".to_owned());

@@ -20,7 +20,7 @@ use leno_net::tls::stream::Expect;
 use leno_proxy::ProxySettings;
 use leno_proxy::control::connect::{Targets, connector};
 use leno_proxy::control::state_dir::StateDir;
-use leno_proxy::settings::ListenAt;
+use leno_proxy::settings::{ListenAt, Secret};
 use leno_proxy::snapshot::DestinationState;
 
 use plane::{HOP, Member, Plane, local, service, settings, until};
@@ -403,6 +403,37 @@ fn a_revoked_identity_is_sent_away_and_everybody_is_told() {
             tls.bundle().revoked.identities.iter().any(|i| i.as_str() == identity)
         })
         .await;
+    });
+}
+
+#[test]
+fn a_new_token_brings_back_a_member_whose_identity_is_refused() {
+    local(async {
+        let plane = Plane::start().await;
+        let token = plane.token(&["web"]).await;
+        let Member { handle, place, .. } = plane.join_with("web", None, token.clone()).await;
+        let (identity, serial) = (handle.status().identity.clone(), handle.status().serial.clone());
+        let request = RevocationRequest { identity: Some(identity), serial: None, comment: String::new() };
+        let revocation = plane.api.revoke(&request).await.unwrap();
+        plane.api.unrevoke(&revocation.id).await.unwrap();
+        let start = |token: Option<Secret>| {
+            let mut settings = settings(&plane, place.path(), "web", None);
+            settings.token = token;
+            settings
+        };
+        let serial_of = |settings| async { plane::prepare(settings).await.unwrap().handle().status().serial.clone() };
+        // The old token changes nothing, nor does one that cannot be redeemed; the stored identity is what there is.
+        let used = plane.token(&["web"]).await;
+        plane.join_with("web", None, used.clone()).await;
+        for token in [None, Some(token), Some(used), Some(Secret::new("nonsense"))] {
+            assert_eq!(serial_of(start(token)).await, serial);
+        }
+        let new = plane.token(&["web"]).await;
+        let renewed = serial_of(start(Some(new.clone()))).await;
+        assert_ne!(renewed, serial, "the new token was redeemed");
+        assert_eq!(serial_of(start(Some(new))).await, renewed, "once");
+        let back = plane::run(start(None), place).await;
+        back.handle.wait_for(|s| s.connected).await;
     });
 }
 

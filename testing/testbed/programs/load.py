@@ -1,6 +1,8 @@
-"""GETs over keep-alive connections for some time; prints "FINE BAD" and, for bad ones, what they were.
+"""GETs over keep-alive connections until SIGTERM; prints "FINE BAD" as they grow and, at the end, what the bad ones were.
 
-  load.py URL CONNECTIONS SECONDS RATE
+  load.py URL CONNECTIONS RATE
+
+It ends by itself after five minutes.
 
 A connection that the server closed between two requests is opened again, and a request that met such a close before any
 byte of an answer is sent once more, as RFC 9110 section 9.2.2 has clients do. Everything else that is not 200 is bad.
@@ -8,14 +10,17 @@ byte of an answer is sent once more, as RFC 9110 section 9.2.2 has clients do. E
 
 import collections
 import http.client
+import signal
 import sys
 import threading
 import time
 import urllib.parse
 
-url, connections, seconds, rate = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+url, connections, rate = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 parts = urllib.parse.urlsplit(url)
-end = time.monotonic() + seconds
+LIMIT = 300
+end = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: end.set())
 fine = [0] * connections
 bad = collections.Counter()
 
@@ -24,7 +29,8 @@ def work(index):
     connection, used = None, False
     pause = connections / rate
     due = time.monotonic() + pause * index / connections
-    while (now := time.monotonic()) < end:
+    while not end.is_set():
+        now = time.monotonic()
         if due > now:
             time.sleep(min(due - now, 0.2))
             continue
@@ -58,11 +64,19 @@ def work(index):
                 break
 
 
+def tell(*more):
+    print(sum(fine), sum(bad.values()), *more, flush=True)
+
+
 threads = [threading.Thread(target=work, args=(i,)) for i in range(connections)]
 for t in threads:
     t.start()
+last = time.monotonic() + LIMIT
+while time.monotonic() < last and not end.wait(0.05):
+    tell()
+end.set()
 for t in threads:
     t.join()
-print(sum(fine), sum(bad.values()))
 for what, count in bad.items():
-    print(f"# {count}x {what}".replace(" ", "_"))
+    print(f"# {count}x {what}")
+tell("end")

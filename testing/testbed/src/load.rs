@@ -1,9 +1,9 @@
-//! Load that tells every request that did not end well: a fixed number by h2load, for some time by a client of our own.
+//! Load that tells every request that did not end well: a fixed number by h2load, or around an event by a client of our own.
 
 use std::time::Duration;
 
 use crate::network::Host;
-use crate::process::{Output, run};
+use crate::process::{Process, run};
 
 /// What h2load counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,32 +16,62 @@ pub struct Report {
     pub bad: u64,
 }
 
-/// Load under way on a thread, by `programs/load.py`: keep-alive connections that are opened again when they were closed,
-/// as every HTTP client does.
-pub struct Load(std::thread::JoinHandle<Output>);
+/// Load under way, by `programs/load.py`: keep-alive connections that are opened again when they were closed, as every HTTP
+/// client does. It begins before [`Load::start`] returns and goes on after [`Load::finish`] is called, so that it spans
+/// whatever a scenario does in between, however slow the machine is.
+pub struct Load {
+    process: Process,
+    _folder: tempfile::TempDir,
+}
+
+/// Requests that must be answered before and after what a scenario does.
+const AROUND: u64 = 200;
 
 impl Load {
-    /// `seconds` of requests over `connections` HTTP/1.1 keep-alive connections, at most `rate` requests/s in all.
-    #[must_use]
-    pub fn start(host: &Host, url: &str, connections: u32, seconds: u32, rate: u32) -> Self {
-        let mut command = host.command(crate::apps::PYTHON);
-        let numbers = [connections, seconds, rate].map(|n| n.to_string());
-        command.arg(crate::apps::program("load.py")).arg(url).args(numbers);
-        let limit = Duration::from_secs(u64::from(seconds) + 60);
-        Self(std::thread::spawn(move || run(&mut command, limit)))
-    }
-
-    /// Waits for the end.
+    /// Requests over `connections` HTTP/1.1 keep-alive connections, at most `rate` requests/s in all.
     #[track_caller]
     #[must_use]
-    pub fn finish(self) -> Report {
-        let text = self.0.join().expect("the load thread").ok();
-        let counts: Vec<u64> = text.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-        let [fine, bad] = counts[..] else { panic!("what load.py said: {text}") };
-        if bad > 0 {
-            println!("{text}");
-        }
+    pub fn start(host: &Host, url: &str, connections: u32, rate: u32) -> Self {
+        let mut command = host.command(crate::apps::PYTHON);
+        command.arg(crate::apps::program("load.py")).args([url, &connections.to_string(), &rate.to_string()]);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut load = Self { process: Process::start("load", &mut command, folder.path()), _folder: folder };
+        load.answered(AROUND);
+        load
+    }
+
+    /// Waits until `more` requests than now were answered well.
+    #[track_caller]
+    fn answered(&mut self, more: u64) {
+        let goal = self.report().fine + more;
+        crate::wait::until("the load goes on", || {
+            assert!(self.process.is_running(), "the load ended by itself: {}", self.process.log());
+            if self.report().fine >= goal { Ok(()) } else { Err(format!("{:?} of {goal}", self.report())) }
+        });
+    }
+
+    fn report(&self) -> Report {
+        let log = self.process.log();
+        let counts = |line: &str| {
+            let mut numbers = line.split(' ').map_while(|n| n.parse().ok());
+            Some((numbers.next()?, numbers.next()?))
+        };
+        let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+        let (fine, bad) = whole.lines().rev().find_map(counts).unwrap_or_default();
         Report { done: fine + bad, fine, bad }
+    }
+
+    /// Waits until the load has gone on for a while, and ends it.
+    #[track_caller]
+    #[must_use]
+    pub fn finish(mut self) -> Report {
+        self.answered(AROUND);
+        self.process.signal(rustix::process::Signal::TERM);
+        let status = self.process.wait();
+        let (log, report) = (self.process.log(), self.report());
+        assert!(status.success() && log.trim_end().ends_with("end"), "{status}: {log}");
+        log.lines().filter(|l| l.starts_with('#')).for_each(|l| println!("{l}"));
+        report
     }
 }
 

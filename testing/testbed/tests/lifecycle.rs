@@ -35,7 +35,7 @@ fn sigterm_to_the_far_side_under_load_loses_nothing() {
     let mut b = web(&mesh, &network, "b", 8082);
     mesh.wait_for_endpoints("web", 2);
     let _client = caller(&mesh, &network);
-    let load = Load::start(network.host("three"), URL, 8, 10, 600);
+    let load = Load::start(network.host("three"), URL, 8, 600);
     testbed::wait::until("the load reaches both", || {
         let count = |n: &str| apps::nginx_log(network.folder(), n).len();
         if count("a") > 50 && count("b") > 50 { Ok(()) } else { Err(format!("{} and {}", count("a"), count("b"))) }
@@ -45,7 +45,7 @@ fn sigterm_to_the_far_side_under_load_loses_nothing() {
     mesh.wait_for_endpoints("web", 1);
     let report = load.finish();
     println!("drain of one of two instances ({status}): {report:?}");
-    assert!(report.fine > 300 && report.bad == 0, "{report:?}");
+    assert_eq!(report.bad, 0, "{report:?}");
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_proxy_is_replaced_under_a_running_program_on_either_side() {
     let mut far = web(&mesh, &network, "web", 8081);
     mesh.wait_for_endpoints("web", 1);
     let mut near = caller(&mesh, &network);
-    let load = Load::start(network.host("three"), URL, 8, 14, 500);
+    let load = Load::start(network.host("three"), URL, 8, 500);
     for member in [&mut far, &mut near] {
         let before = member.proxy_pids();
         member.replace_proxy();
@@ -114,7 +114,7 @@ fn a_proxy_is_replaced_under_a_running_program_on_either_side() {
     }
     let report = load.finish();
     println!("both proxies replaced: {report:?}");
-    assert!(report.fine > 300 && report.bad == 0, "{report:?}");
+    assert_eq!(report.bad, 0, "{report:?}");
 }
 
 #[test]

@@ -85,14 +85,14 @@ fn no_request_fails_while_only_the_control_plane_is_gone() {
     let mut mesh = Mesh::start(&network, "one", &["--registration-grace", "5s"]);
     let _web = web(&mesh, &network);
     let _client = caller(&mesh, &network);
-    let load = Load::start(three, "http://127.0.0.1:9080/", 8, 12, 800);
+    let load = Load::start(three, "http://127.0.0.1:9080/", 8, 800);
     mesh.kill();
     assert_eq!(requests(three, "http://127.0.0.1:9080/", 4, 500).bad, 0);
     mesh.restart();
     mesh.wait_for_endpoints("web", 1);
     let report = load.finish();
     println!("across kill and restart of the control plane: {report:?}");
-    assert!(report.fine > 300 && report.bad == 0, "{report:?}");
+    assert_eq!(report.bad, 0, "{report:?}");
 }
 
 #[test]

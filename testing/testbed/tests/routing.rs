@@ -193,7 +193,7 @@ fn a_killed_instance_costs_nothing_beyond_its_requests_in_flight() {
     mesh.wait_for_endpoints("web", 2);
     let _client = caller(&mesh, &network, &["web=9080"]);
     let connections = 8;
-    let load = Load::start(three, "http://127.0.0.1:9080/x", connections, 6, 400);
+    let load = Load::start(three, "http://127.0.0.1:9080/x", connections, 400);
     testbed::wait::until("the load reaches both", || {
         let count = |n: &str| apps::nginx_log(network.folder(), n).len();
         if count("a") > 50 && count("b") > 50 { Ok(()) } else { Err(format!("{} and {}", count("a"), count("b"))) }
@@ -201,7 +201,6 @@ fn a_killed_instance_costs_nothing_beyond_its_requests_in_flight() {
     b.kill_group();
     let report = load.finish();
     println!("{report:?} with {connections} connections");
-    assert!(report.fine > 200, "{report:?}");
-    // h2load ends a connection whose request failed, so no more than the connections that had one in flight can fail.
+    // Each connection has one request under way at a time.
     assert!(report.bad <= u64::from(connections), "{report:?}");
 }

@@ -204,11 +204,13 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
 }
 
 fn row(resource: &Value) -> Vec<String> {
-    let accepted = conditions(resource)
-        .into_iter()
-        .find(|c| text(c, "/type") == "Accepted")
-        .map_or("-", |c| text(c, "/status"))
-        .to_owned();
+    let all = conditions(resource);
+    let status = |kind| all.iter().find(|c| text(c, "/type") == kind).map_or("-", |c| text(c, "/status"));
+    let accepted = match (status("Accepted"), status("PartiallyInvalid")) {
+        ("True", "True") => "Partly",
+        (accepted, _) => accepted,
+    }
+    .to_owned();
     vec![
         text(resource, "/metadata/namespace").to_owned(),
         text(resource, "/metadata/name").to_owned(),

@@ -349,6 +349,12 @@ impl Destinations {
         self.mesh_held.state != State::Waiting && self.inbound.values().all(|i| i.held.state != State::Waiting)
     }
 
+    /// The same, and every upstream named by a flag: a start that got so far needs nothing more of the control plane.
+    pub(super) fn start_answered(&self) -> bool {
+        let answered = |s| self.outbound.get(s).is_some_and(|o: &Outbound| o.held.state != State::Waiting);
+        self.inbound_answered() && self.pinned.iter().all(answered)
+    }
+
     /// For workers.
     pub(super) fn snapshot(&self, version: u64, tls: TlsContext) -> Snapshot {
         let outbound = self.outbound.iter().filter_map(|(service, o)| {

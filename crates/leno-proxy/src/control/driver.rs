@@ -80,6 +80,10 @@ pub(super) struct Driver {
     unsaved: BTreeSet<CollectionName>,
     save_at: Option<Instant>,
     saving: Option<JoinHandle<()>>,
+    /// The write under way has everything that a start needs.
+    saving_start: bool,
+    /// See [`ControlStatus::kept`].
+    kept: bool,
     sweep_at: Instant,
     /// The snapshot or the status is not what workers and operators see.
     dirty: bool,
@@ -107,6 +111,8 @@ impl Driver {
             session.subscribe(&name, held, now);
         }
         let (status, receiver) = watch::channel(Arc::default());
+        // From disk. An upstream that was not there when it was written is no reason to wait.
+        let kept = parts.destinations.inbound_answered();
         let mut driver = Self {
             parts,
             session,
@@ -125,6 +131,8 @@ impl Driver {
             unsaved: BTreeSet::new(),
             save_at: None,
             saving: None,
+            saving_start: false,
+            kept,
             sweep_at: now + SWEEP,
             dirty: false,
         };
@@ -179,7 +187,7 @@ impl Driver {
                     attempting = None;
                     stream = self.attempted(outcome);
                 }
-                Woken::Saved => self.saving = None,
+                Woken::Saved => self.saved(),
                 Woken::Time => {}
             }
             if self.welcome_by.is_some_and(|t| t <= Instant::now()) {
@@ -284,10 +292,9 @@ impl Driver {
             if was_up || self.problem.as_ref() != Some(&text) {
                 tracing::warn!(%reason, detail, "no stream to the control plane; going on with what is known");
                 if matches!(reason, leno_model::Reason::PeerUntrusted | leno_model::Reason::CertificateRevoked) {
-                    let folder = self.parts.settings.state_dir.display();
                     tracing::warn!(
-                        "the stored certificate is not accepted (its root was retired, or it was revoked): remove {folder} and join \
-                         with a new token"
+                        "the stored certificate is not accepted (its root was retired, or it was revoked): start this member again \
+                         with a new token (`leno token create`)"
                     );
                 }
             }
@@ -477,7 +484,9 @@ impl Driver {
             return;
         }
         self.unsaved.insert(collection);
-        self.save_at.get_or_insert_with(|| Instant::now() + STORE_AFTER);
+        // The proxy is not ready before the first ones are kept.
+        let pause = if self.kept { STORE_AFTER } else { Duration::ZERO };
+        self.save_at.get_or_insert_with(|| Instant::now() + pause);
         if registrable {
             self.register();
         }

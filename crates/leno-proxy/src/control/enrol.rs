@@ -5,6 +5,9 @@
 //!        │                     └─ yes ──► renew over a stream of its own ──► use it
 //!        no ── token ──► handshake, root compared with the token's pin ──► only now the secret ──► store ──► use it
 //! ```
+//!
+//! A token other than the one that was joined with is redeemed as well: so a member comes back whose stored identity is refused,
+//! because its root was retired or its revocation was taken back. If the token is of no use, the stored identity is used.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,22 +113,33 @@ pub(super) struct Joining<'a> {
 }
 
 impl Joining<'_> {
-    /// The identity to begin with: the stored one, also if it has expired, or one by the token. Tries on while the control
-    /// plane cannot be reached; ends at once if it refuses. Dropping the future gives up; a redemption that was under way
-    /// can be repeated.
+    /// The identity to begin with: the stored one, also if it has expired, or one by the token. Dropping the future gives up; a
+    /// redemption that was under way can be repeated.
     pub(super) async fn identity(&self) -> Result<StoredIdentity, JoinError> {
-        if let Some(stored) = self.dir.identity()? {
-            self.check_identity(stored.tls.spiffe())?;
-            return Ok(stored);
-        }
-        let Some(token) = &self.settings.token else {
-            return Err(JoinError::NoToken(self.settings.state_dir.display().to_string()));
+        let token: Option<Result<JoinToken, _>> = self.settings.token.as_ref().map(|t| t.reveal().parse());
+        let Some(stored) = self.dir.identity()? else {
+            let none = || JoinError::NoToken(self.settings.state_dir.display().to_string());
+            return self.join(&token.ok_or_else(none)??).await;
         };
-        let token: JoinToken = token.reveal().parse()?;
+        let fits = self.check_identity(stored.tls.spiffe());
+        let joined_with = self.dir.joined_with()?;
+        if let Some(Ok(token)) = token.filter(|t| joined_with.as_deref() != t.as_ref().ok().map(JoinToken::id)) {
+            match self.redeem(&token).await {
+                Ok(identity) => return Ok(identity),
+                Err(error) => {
+                    tracing::warn!(reason = %error.reason(), %error, "the new token is of no use; going on with the stored identity");
+                }
+            }
+        }
+        fits.map(|()| stored)
+    }
+
+    /// Tries on while the control plane cannot be reached; ends at once if it refuses.
+    async fn join(&self, token: &JoinToken) -> Result<StoredIdentity, JoinError> {
         let mut backoff = Backoff::new(limits::BACKOFF.0, limits::BACKOFF.1);
         let mut random = SeededRandom::from_system();
         loop {
-            match self.redeem(&token).await {
+            match self.redeem(token).await {
                 Ok(identity) => return Ok(identity),
                 Err(error) if error.is_passing() => {
                     if backoff.failures() == 0 {
@@ -161,6 +175,7 @@ impl Joining<'_> {
         }
         self.dir.store_bundle(&bundle)?;
         self.dir.store_identity(&key, &tls)?;
+        self.dir.store_joined_with(token.id())?;
         self.dir.forget_joining_key();
         tracing::info!(identity = %tls.spiffe(), serial = %tls.serial(), "joined the mesh");
         Ok(StoredIdentity { tls, bundle })

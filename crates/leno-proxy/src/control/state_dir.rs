@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `identity.pem` | private key and chain, in one file so that they never differ |
 //! | `joining.pem` | the key of an enrolment under way: redeeming again with it is the same redemption |
+//! | `joined-with` | the id (not the secret) of the token that was redeemed |
 //! | `bundle.json` | the trust bundle |
 //! | `instance`, `generation` | the name of this instance, and how often it was started |
 //! | `lock` | held by the proxy that uses the directory, or by the supervisor of several in turn |
@@ -155,6 +156,16 @@ impl StateDir {
         let key = KeyPair::generate().map_err(|e| wrong(&e))?;
         self.write("joining.pem", key.to_pem().as_bytes())?;
         Ok(key)
+    }
+
+    /// The id of the token that the identity was joined with.
+    pub fn joined_with(&self) -> Result<Option<String>, StateError> {
+        Ok(self.read_text("joined-with")?.map(|id| id.trim().to_owned()))
+    }
+
+    /// Stores the id of the token that was redeemed.
+    pub fn store_joined_with(&self, id: &str) -> Result<(), StateError> {
+        self.write("joined-with", id.as_bytes())
     }
 
     /// The enrolment is over.

@@ -30,6 +30,8 @@ pub struct ControlStatus {
     pub generation: u64,
     /// The registration is stored.
     pub registered: bool,
+    /// What this proxy needs to serve was answered and is on disk: a restart does without the control plane.
+    pub kept: bool,
     /// First answers that did not come within a second, since the start.
     pub unanswered: u64,
     /// Every collection subscribed to.

@@ -28,6 +28,7 @@ impl Driver {
     /// Writes what has changed, away from this thread: a slow disk must not hold up the stream.
     pub(super) fn save(&mut self) {
         self.save_at = None;
+        self.saving_start = self.parts.destinations.start_answered();
         let dir = self.parts.dir.clone();
         let names = std::mem::take(&mut self.unsaved);
         let work: Vec<_> = names
@@ -49,6 +50,15 @@ impl Driver {
                 }
             }
         }));
+    }
+
+    /// The write has ended. One that failed was logged: a full disk must not keep a proxy from serving.
+    pub(super) fn saved(&mut self) {
+        self.saving = None;
+        if self.saving_start && !self.kept {
+            self.kept = true;
+            self.tell_status();
+        }
     }
 
     pub(super) fn publish(&mut self, link: &ControlLink) {
@@ -78,6 +88,7 @@ impl Driver {
             instance: client.instance.clone(),
             generation: *generation,
             registered: self.registered,
+            kept: self.kept,
             unanswered: self.unanswered,
             collections: destinations.status(),
         }
