@@ -11,9 +11,6 @@ use crate::member::MemberArguments;
 #[derive(Debug, Parser)]
 #[command(name = "leno", version, about, max_term_width = 110, disable_help_subcommand = true)]
 pub struct Arguments {
-    /// How the control plane's API is found.
-    #[command(flatten)]
-    pub api: ApiArguments,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -36,6 +33,17 @@ pub struct ApiArguments {
     pub admin_token_file: Option<PathBuf>,
 }
 
+/// A command that asks the control plane's API, with what is particular to it.
+#[derive(Debug, Args)]
+pub struct Operator<T: Args> {
+    /// How the API is found.
+    #[command(flatten)]
+    pub api: ApiArguments,
+    /// The command's own.
+    #[command(flatten)]
+    pub what: T,
+}
+
 /// Everything `leno` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -48,25 +56,25 @@ pub enum Command {
     /// Run a proxy alone, for a program that is started otherwise
     Proxy(Box<ProxyArguments>),
     /// Make and list join tokens
-    Token(TokenArguments),
+    Token(Operator<TokenArguments>),
     /// Create or change resources from YAML or JSON
-    Apply(ApplyArguments),
+    Apply(Operator<ApplyArguments>),
     /// Delete resources by file or by kind and name
-    Delete(DeleteArguments),
+    Delete(Operator<DeleteArguments>),
     /// Show resources of a kind
-    Get(GetArguments),
+    Get(Operator<GetArguments>),
     /// Show one resource with its status and what is attached to it
-    Describe(DescribeArguments),
+    Describe(Operator<DescribeArguments>),
     /// Check files without a control plane
     Lint(LintArguments),
     /// Explain a kind or one of its fields
     Explain(ExplainArguments),
     /// Show members, services and what is wrong
-    Status(StatusArguments),
+    Status(Operator<StatusArguments>),
     /// Show and rotate the certificate authority
-    Ca(CaArguments),
+    Ca(Operator<CaArguments>),
     /// Revoke an identity or a certificate's serial number
-    Revoke(RevokeArguments),
+    Revoke(Operator<RevokeArguments>),
     /// One service of the demo's shop
     #[command(hide = true)]
     DemoApp(DemoAppArguments),
@@ -371,6 +379,27 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_default_to_the_meshs_defaults() {
+        let arguments = Arguments::try_parse_from(["leno", "control-plane"]).unwrap();
+        let Command::ControlPlane(plane) = arguments.command else { panic!("not control-plane") };
+        assert_eq!(plane.leaf_ttl, leno_plan::defaults::LEAF_TTL);
+        assert_eq!(plane.registration_grace, leno_plan::defaults::REGISTRATION_GRACE);
+    }
+
+    #[test]
+    fn only_commands_that_ask_the_api_take_its_address() {
+        for (line, fits) in [
+            ("leno token create --service web --api-url http://127.0.0.1:1", true),
+            ("leno get --api-url http://127.0.0.1:1 services", true),
+            ("leno status --admin-token-file f", true),
+            ("leno proxy --service web --join 127.0.0.1:1 --api-url http://127.0.0.1:1", false),
+            ("leno lint f.yaml --api-url http://127.0.0.1:1", false),
+        ] {
+            assert_eq!(Arguments::try_parse_from(line.split_whitespace()).is_ok(), fits, "{line}");
+        }
     }
 
     #[test]

@@ -38,7 +38,6 @@ pub fn main() -> ExitCode {
 
 /// One line per command.
 fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let api = arguments.api;
     if !arguments.command.is_long_running() {
         // `leno status | head` ends quietly, like every other filter's source.
         leno_sys::process::end_on_closed_pipe();
@@ -48,16 +47,16 @@ fn dispatch(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::ControlPlane(a) => control_plane::run(*a),
         Command::Run(a) => run::run(*a),
         Command::Proxy(a) => proxy::run(*a),
-        Command::Token(a) => operator::token::run(&api, a),
-        Command::Apply(a) => operator::apply::apply(&api, &a),
-        Command::Delete(a) => operator::apply::delete(&api, &a),
-        Command::Get(a) => operator::get::get(&api, &a),
-        Command::Describe(a) => operator::get::describe(&api, &a),
+        Command::Token(a) => operator::token::run(&a.api, a.what),
+        Command::Apply(a) => operator::apply::apply(&a.api, &a.what),
+        Command::Delete(a) => operator::apply::delete(&a.api, &a.what),
+        Command::Get(a) => operator::get::get(&a.api, &a.what),
+        Command::Describe(a) => operator::get::describe(&a.api, &a.what),
         Command::Lint(a) => operator::lint::run(&a),
         Command::Explain(a) => operator::lint::explain(&a),
-        Command::Status(a) => operator::status::run(&api, &a),
-        Command::Ca(a) => operator::ca::run(&api, a),
-        Command::Revoke(a) => operator::ca::revoke(&api, &a),
+        Command::Status(a) => operator::status::run(&a.api, &a.what),
+        Command::Ca(a) => operator::ca::run(&a.api, a.what),
+        Command::Revoke(a) => operator::ca::revoke(&a.api, &a.what),
         Command::DemoApp(a) => demo::app::run(&a),
     }
 }

@@ -20,6 +20,7 @@ pub fn lint(resources: &[Resource]) -> Vec<Diagnostic> {
     for resource in resources {
         absent_references(resource, &known, &mut found);
     }
+    policies_beside_routes(resources, &mut found);
     let mesh = MeshDefaults::new(TrustDomain::default());
     let index = Index::new(resources);
     for service in concerned(resources, &known) {
@@ -118,7 +119,17 @@ fn absent_references(resource: &Resource, known: &BTreeMap<NamespacedName, Vec<u
             found.push(Diagnostic::about(key.clone(), Severity::Warning, Code::NoMatchingParent, path, message));
         }
     }
-    let rules: Vec<Vec<BackendRef>> = match resource.known_kind() {
+    for (rule, backends) in backends_by_rule(resource).iter().enumerate() {
+        for (index, backend) in backends.iter().enumerate().filter(|(_, b)| b.is_service()) {
+            let path = format!("spec.rules[{rule}].backendRefs[{index}]");
+            absent_backend(&key, backend, &path, known, found);
+        }
+    }
+}
+
+/// Of a route.
+fn backends_by_rule(resource: &Resource) -> Vec<Vec<BackendRef>> {
+    match resource.known_kind() {
         Some(Kind::HttpRoute) => {
             let spec = resource.spec::<HttpRouteSpec>();
             spec.map(|s| s.rules.into_iter().map(|r| r.backend_refs).collect()).unwrap_or_default()
@@ -127,12 +138,48 @@ fn absent_references(resource: &Resource, known: &BTreeMap<NamespacedName, Vec<u
             let spec = resource.spec::<GrpcRouteSpec>();
             spec.map(|s| s.rules.into_iter().map(|r| r.backend_refs).collect()).unwrap_or_default()
         }
-        _ => return,
-    };
-    for (rule, backends) in rules.iter().enumerate() {
-        for (index, backend) in backends.iter().enumerate().filter(|(_, b)| b.is_service()) {
-            let path = format!("spec.rules[{rule}].backendRefs[{index}]");
-            absent_backend(&key, backend, &path, known, found);
+        _ => Vec::new(),
+    }
+}
+
+/// An access policy acts where a call arrives, which a route may have moved away from the service that the policy names.
+fn policies_beside_routes(resources: &[Resource], found: &mut Vec<Diagnostic>) {
+    let service = |namespace: &str, name: &str| Target::Service { namespace: namespace.into(), name: name.into() };
+    let mut led_to: BTreeMap<Target, BTreeSet<Target>> = BTreeMap::new();
+    for route in resources {
+        let own = &route.metadata.namespace;
+        let backends: Vec<BackendRef> = backends_by_rule(route).into_iter().flatten().collect();
+        for target in targets(route).into_iter().filter(|_| !backends.is_empty()) {
+            let services = backends.iter().filter(|b| b.is_service());
+            led_to
+                .entry(target)
+                .or_default()
+                .extend(services.map(|b| service(b.namespace.as_deref().unwrap_or(own), &b.name)));
+        }
+    }
+    for policy in resources.iter().filter(|r| r.known_kind() == Some(Kind::AccessPolicy)) {
+        let covered: BTreeSet<Target> = targets(policy).into_iter().collect();
+        for target in &covered {
+            let Target::Service { name, .. } = target else { continue };
+            let elsewhere = led_to.get(target).into_iter().flatten().filter(|t| !covered.contains(t));
+            let names: Vec<&str> = elsewhere
+                .filter_map(|t| if let Target::Service { name, .. } = t { Some(&**name) } else { None })
+                .collect();
+            if names.is_empty() {
+                continue;
+            }
+            let names = names.join(", ");
+            let message = format!(
+                "routes lead calls for {name} to {names}, where this policy does not act: name {names} in targetRefs as well, or in a \
+                 policy of their own"
+            );
+            found.push(Diagnostic::about(
+                policy.reference(),
+                Severity::Warning,
+                Code::UnsupportedValue,
+                "spec.targetRefs",
+                message,
+            ));
         }
     }
 }

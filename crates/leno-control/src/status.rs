@@ -230,7 +230,7 @@ pub fn conditions(resource: &Resource, found: &[Diagnostic], programmed: &Progra
         d.severity == Severity::Warning
             && matches!(d.code, Code::UnsupportedValue | Code::InvalidValue | Code::UnknownField)
     };
-    let of_the_whole = |d: &&Diagnostic| !of_a_part(d) && !(is_route && of_references(d));
+    let of_the_whole = |d: &&Diagnostic| !(of_a_part(d) || is_route && of_references(d));
     let accepted: Vec<&Diagnostic> = found.iter().filter(of_the_whole).collect();
     let mut conditions = vec![condition("Accepted", &accepted, "Accepted")];
     let partial: Vec<&Diagnostic> = found.iter().filter(of_a_part).collect();

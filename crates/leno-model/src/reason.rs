@@ -97,7 +97,6 @@ reasons! {
     MalformedRequest "malformed_request" Downstream true "DPE" 400 13 "The request breaks the rules of its protocol or is ambiguous." "The detail in the access log names the rule.";
     HeadTooLarge "head_too_large" Downstream true "DPE" 431 8 "The request head is over a limit on size or count." "Send fewer or smaller headers.";
     BodyTooLarge "body_too_large" Downstream true "DPE" 413 8 "The request body is over a limit." "Send a smaller body.";
-    UnsupportedUpgrade "unsupported_upgrade" Downstream true "DPE" 501 12 "This kind of upgrade or method is not carried." "See docs/reference/limits.md.";
     RetryBudgetExhausted "retry_budget_exhausted" Local true "URX" 503 14 "Too many requests are being retried already." "The destination is failing widely; look at its health.";
     RetryLimitExceeded "retry_limit_exceeded" Upstream true "URX" 503 14 "Every permitted attempt failed." "The last attempt's reason is in the detail.";
     DownstreamReset "downstream_reset" Downstream false "DC" 499 1 "The caller went away before the answer was complete." "Is the caller's timeout shorter than the answer takes?";

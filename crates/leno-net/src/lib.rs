@@ -8,11 +8,9 @@
 //! *Start reading at*: [`tls`] (the session and who judges a peer), then [`listen`] and [`mod@connect`].
 
 pub mod connect;
-pub mod limits;
 pub mod listen;
 pub mod tls;
 
 pub use connect::{ConnectError, ConnectOptions, connect};
-pub use limits::{ConnectionCap, ConnectionPermit};
 pub use listen::{ListenError, Listener};
 pub use tls::{HandshakeInfo, Permitted, TlsContext, TlsError, TlsIdentity, TlsSession};

@@ -9,7 +9,6 @@
 //! A snapshot is immutable and whole: what a request began with it keeps.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,8 +41,6 @@ pub struct Snapshot {
 pub struct MeshView {
     /// Namespaces that have services: `web.prod` is the mesh's only if `prod` is among them.
     pub namespaces: BTreeSet<Name>,
-    /// Virtual addresses and the services they stand for.
-    pub vips: BTreeMap<IpAddr, NamespacedName>,
     /// Address ranges that are the mesh's: an address in them without a service leads nowhere.
     pub prefixes: Vec<IpPrefix>,
     /// What happens to everything else. Closed before the mesh's configuration is known.

@@ -145,8 +145,8 @@ fn services() -> Vec<(&'static str, usize, &'static str, &'static str)> {
     let mut found: Vec<(&str, usize, &str, &str)> = Vec::new();
     for member in MEMBERS {
         let note = match member.service {
-            "catalog-v1" => "90 % of catalog",
-            "catalog-v2" => "10 % of catalog (canary)",
+            "catalog-v1" => "weight 90 of catalog at the start",
+            "catalog-v2" => "canary, weight 10 at the start",
             "payment" => "one instance answers 503 and is ejected; only cart may call it",
             _ => "",
         };

@@ -67,7 +67,10 @@ pub fn revoke(api: &ApiArguments, arguments: &RevokeArguments) -> Result<ExitCod
                 comment: arguments.reason.clone().unwrap_or_default(),
             };
             api.client.revoke(&request).await.map_err(failure)?;
-            println!("{} revoked; its live connections are closed", arguments.subject);
+            println!(
+                "{} is revoked: whoever holds it loses its live connections, and gets no new ones",
+                arguments.subject
+            );
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -26,7 +26,7 @@ pub fn kind(text: &str) -> Result<Kind, Failure> {
             .filter(|(distance, _)| *distance <= 3)
             .map(|(_, n)| format!("; did you mean `{n}`?"))
             .unwrap_or_default();
-        let known: Vec<&str> = Kind::ALL.iter().map(|k| k.plural()).chain(LIVE).collect();
+        let known: Vec<&str> = Kind::ALL.iter().map(|k| k.plural()).filter(|k| !LIVE.contains(k)).chain(LIVE).collect();
         Failure::Usage(format!("unknown kind `{text}`{near}\n      known: {}", known.join(", ")))
     })
 }

@@ -57,6 +57,18 @@ fn files_are_judged_together() {
             vec!["b Conflicted spec.limits"],
         ),
         (
+            WEB.to_owned()
+                + &WEB.replace("web", "web-v2")
+                + &route("{parentRefs: [{name: web}], rules: [{backendRefs: [{name: web}, {name: web-v2}]}]}")
+                + &policy("AccessPolicy", "beside", "{targetRefs: [{name: web}], rules: [{action: deny}]}")
+                + &policy(
+                    "AccessPolicy",
+                    "both",
+                    "{targetRefs: [{name: web}, {name: web-v2}], rules: [{action: deny}]}",
+                ),
+            vec!["beside UnsupportedValue spec.targetRefs"],
+        ),
+        (
             policy("AccessPolicy", "a", "{targetRefs: [{name: web}], rules: [{action: deny}]}"),
             vec!["a NoMatchingParent spec.targetRefs"],
         ),

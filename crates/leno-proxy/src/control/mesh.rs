@@ -10,6 +10,5 @@ pub fn view(mesh: &MeshDefaults) -> MeshView {
         namespaces: mesh.namespaces.clone(),
         prefixes: mesh.prefixes.clone(),
         egress: mesh.egress.clone(),
-        ..MeshView::default()
     }
 }

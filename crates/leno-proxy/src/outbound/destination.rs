@@ -55,9 +55,6 @@ fn is_of_the_mesh(name: &str, service: &NamespacedName, mesh: &MeshView) -> bool
 
 fn address_goal(address: IpAddr, port: u16, mesh: &MeshView) -> Result<Goal, Refusal> {
     let address = address.to_canonical();
-    if let Some(service) = mesh.vips.get(&address) {
-        return Ok(Goal::Service { service: service.clone(), port: Some(port) });
-    }
     if mesh.prefixes.iter().any(|p| p.contains(address)) {
         return Err(Refusal::new(Reason::UnknownDestination, "no service has this address of the mesh"));
     }
@@ -117,7 +114,6 @@ mod tests {
         let host = EgressHost { resource: "x".into(), host: EgressName::parse("*.example.org"), ports: vec![443] };
         let mut mesh = MeshView { egress: EgressPolicy { open, hosts: vec![host] }, ..MeshView::default() };
         mesh.namespaces.insert(Name::new("prod").unwrap());
-        mesh.vips.insert("244.0.0.7".parse().unwrap(), NamespacedName::new("shop", "web").unwrap());
         mesh.prefixes.push("244.0.0.0/16".parse().unwrap());
         mesh
     }
@@ -139,7 +135,6 @@ mod tests {
             ("web.com.mesh", "web.com 0", "web.com 0"),
             ("a.b.c.mesh", "unknown_destination", "unknown_destination"),
             ("localhost:9", "> localhost 9", "egress_denied"),
-            ("244.0.0.7:80", "web.shop 80", "web.shop 80"),
             ("244.0.0.8:80", "unknown_destination", "unknown_destination"),
             ("10.0.0.1:5432", "> 10.0.0.1 5432", "egress_denied"),
             ("[::1]:9", "> ::1 9", "egress_denied"),

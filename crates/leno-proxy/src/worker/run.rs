@@ -146,7 +146,7 @@ fn accept(
             } else if let (Ok(io), Some(other)) = (io.into_std(), workers[target].upgrade())
                 && other.try_send(Command::Serve(io, port.clone())).is_err()
             {
-                me.telemetry().refused(Direction::Outbound, Reason::Overloaded);
+                me.telemetry().refused(direction_of(side_of(&port)), Reason::Overloaded);
             }
         }
     });
@@ -156,6 +156,13 @@ fn side_of(port: &Port) -> Side {
     match port {
         Port::Hop => Side::Inbound,
         Port::Local(_) => Side::Outbound,
+    }
+}
+
+fn direction_of(side: Side) -> Direction {
+    match side {
+        Side::Inbound => Direction::Inbound,
+        Side::Outbound => Direction::Outbound,
     }
 }
 
@@ -183,7 +190,7 @@ fn begin(worker: &Rc<Worker>, index: usize, io: TcpStream, port: Port, loads: &A
     let side = side_of(&port);
     let Some(permit) = worker.process.admit() else {
         // Closed at once: a refusal in words would need the descriptor that is wanting.
-        return worker.telemetry().refused(Direction::Outbound, Reason::Overloaded);
+        return worker.telemetry().refused(direction_of(side), Reason::Overloaded);
     };
     loads[index].fetch_add(1, Ordering::Relaxed);
     let counted = Counted { loads: Arc::clone(loads), index, _permit: permit };
