@@ -190,6 +190,9 @@ pub struct ProxyArguments {
     /// Started by `leno run`: end with it, and keep outbound open until standard input closes
     #[arg(long, hide = true)]
     pub supervised: bool,
+    /// Set for the successor of a running proxy, by `leno run`
+    #[arg(long, hide = true)]
+    pub replaces: bool,
 }
 
 /// Arguments of `leno token`.

@@ -16,6 +16,7 @@ pub fn run(arguments: ProxyArguments) -> Result<ExitCode, Failure> {
         settings.announce = Announce::Json;
     }
     settings.supervised = arguments.supervised;
+    settings.replaces = arguments.replaces;
     for pair in &arguments.listen_fds {
         inherit(&mut settings, pair)?;
     }

@@ -16,7 +16,7 @@ mod sockets;
 
 use std::ffi::OsString;
 use std::process::{ExitCode, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::process::{Child, Command};
@@ -46,7 +46,7 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
         let drain_limit = settings.drain.deregister + settings.drain.requests + DRAIN_MARGIN;
         let command = ProxyCommand::from_own_arguments(sockets)?;
         let signals = Signals::listen()?;
-        let mut proxy = command.start().await?;
+        let mut proxy = command.start(false).await?;
         let program = match start_program(&arguments.child, &proxy) {
             Ok(program) => program,
             Err(failure) => {
@@ -133,13 +133,25 @@ enum Event {
     Exposed(String),
 }
 
+/// What came of starting another proxy.
+enum Successor {
+    Ready(Box<ProxyProcess>),
+    Failed(Failure),
+    Overtaken(Event),
+}
+
 impl Supervisor {
     /// Handles events until the program has ended.
     async fn watch(&mut self) -> Result<ExitCode, Failure> {
-        let mut restart_delay = RESTART_FIRST;
+        let (mut restart_delay, mut started) = (RESTART_FIRST, Instant::now());
+        let mut pending = None;
         loop {
             self.retiring.retain_mut(|p| !p.has_ended());
-            match self.next_event().await? {
+            let event = match pending.take() {
+                Some(event) => event,
+                None => self.next_event().await?,
+            };
+            match event {
                 Event::ProgramEnded(status) => {
                     self.end_proxies(true).await;
                     return Ok(exit_code_of(status));
@@ -150,26 +162,49 @@ impl Supervisor {
                     self.stop().await?;
                     return Err(Failure::Failed(anyhow::anyhow!("{message}")));
                 }
-                Event::Replace => match self.command.start().await {
-                    Ok(successor) => {
-                        let mut predecessor = std::mem::replace(&mut self.proxy, successor);
+                Event::Replace => match self.successor(None).await? {
+                    Successor::Ready(successor) => {
+                        let mut predecessor = std::mem::replace(&mut self.proxy, *successor);
                         predecessor.retire();
                         self.retiring.push(predecessor);
-                        restart_delay = RESTART_FIRST;
+                        started = Instant::now();
                     }
-                    Err(failure) => tracing::error!("the proxy is not replaced: {failure:#}"),
+                    Successor::Failed(failure) => tracing::error!("the proxy is not replaced: {failure:#}"),
+                    Successor::Overtaken(event) => pending = Some(event),
                 },
                 Event::ProxyDied(status) => {
                     tracing::error!("the proxy ended by itself ({status}); starting it again");
-                    tokio::time::sleep(restart_delay).await;
+                    if started.elapsed() > RESTART_LIMIT * 2 {
+                        restart_delay = RESTART_FIRST;
+                    }
+                    let delay = restart_delay;
                     restart_delay = (restart_delay * 2).min(RESTART_LIMIT);
-                    match self.command.start().await {
-                        Ok(successor) => self.proxy = successor,
-                        Err(failure) => tracing::error!("the proxy cannot be started: {failure:#}"),
+                    match self.successor(Some(delay)).await? {
+                        Successor::Ready(successor) => (self.proxy, started) = (*successor, Instant::now()),
+                        Successor::Failed(failure) => tracing::error!("the proxy cannot be started: {failure:#}"),
+                        Successor::Overtaken(event) => pending = Some(event),
                     }
                 }
             }
         }
+    }
+
+    /// Starts a proxy in place of one that died, after a delay, or of one that still serves. What ends the member is heard
+    /// meanwhile: the one that is starting is killed then.
+    async fn successor(&mut self, after: Option<Duration>) -> anyhow::Result<Successor> {
+        let command = &self.command;
+        let starting = async {
+            tokio::time::sleep(after.unwrap_or_default()).await;
+            command.start(after.is_none()).await
+        };
+        Ok(tokio::select! {
+            started = starting => started.map_or_else(Successor::Failed, |proxy| Successor::Ready(Box::new(proxy))),
+            status = self.program.wait() => {
+                Successor::Overtaken(Event::ProgramEnded(status.context("waiting for the program")?))
+            }
+            _ = self.signals.terminate.recv() => Successor::Overtaken(Event::Stop),
+            _ = self.signals.interrupt.recv() => Successor::Overtaken(Event::Stop),
+        })
     }
 
     /// Every branch is cancel-safe: signals, waiting for a process, and the exposure watch keep their state.

@@ -15,6 +15,7 @@ use leno_runtime::{AbortOnDrop, Signal, Signals, SystemClock};
 use leno_telemetry::metrics::Metrics;
 use leno_telemetry::{LogTarget, LogWriter};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
 use crate::admin::{self, AdminPages};
@@ -105,7 +106,17 @@ async fn live(settings: Arc<ProxySettings>, listeners: Listeners, telemetry: Arc
     let plane = DataPlane::start(&settings, listeners, &worker_link, &telemetry, clock)?;
     tokio::task::spawn_local(prepared.run(control_link));
     let pages = pages(&settings, &plane, &handle, &worker_link, &telemetry);
-    let admin: AbortOnDrop = tokio::task::spawn_local(admin::serve(admin_listener, pages)).abort_handle().into();
+    let (tell_ready, told_ready) = oneshot::channel::<()>();
+    let replaces = settings.replaces;
+    let admin: AbortOnDrop = tokio::task::spawn_local(async move {
+        if replaces {
+            // Questions come to the socket of the proxy that is replaced, which answers them until this one is ready.
+            let _ = told_ready.await;
+        }
+        admin::serve(admin_listener, pages).await
+    })
+    .abort_handle()
+    .into();
     tokio::task::spawn_local(tell_metrics(handle.clone(), Arc::clone(&telemetry)));
     if !settings.allow_exposed && !settings.ports.is_empty() {
         tokio::task::spawn_local(watch_exposure(Arc::clone(&settings), Arc::clone(plane.process())));
@@ -113,6 +124,7 @@ async fn live(settings: Arc<ProxySettings>, listeners: Listeners, telemetry: Arc
     handle.serve(plane.addresses().hop).await;
     let ready = async {
         ready(&settings, plane.process(), &handle, &worker_link).await;
+        let _ = tell_ready.send(());
         announce_ready(&settings, &plane)?;
         std::future::pending::<io::Result<Signal>>().await
     };

@@ -65,6 +65,8 @@ pub struct ProxySettings {
     /// A supervisor started this proxy beside a program: a drain leaves outbound open until standard input closes, which says
     /// that the program is gone, and a repeated signal cuts nothing, because the supervisor has its own deadline.
     pub supervised: bool,
+    /// Another proxy still serves on the same sockets, and retires when this one is ready.
+    pub replaces: bool,
 }
 
 impl ProxySettings {
@@ -94,6 +96,7 @@ impl ProxySettings {
             max_connections: None,
             announce: Announce::Nothing,
             supervised: false,
+            replaces: false,
         }
     }
 

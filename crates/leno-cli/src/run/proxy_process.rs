@@ -52,14 +52,15 @@ impl ProxyCommand {
         Ok(Self { executable, arguments, sockets })
     }
 
-    /// Starts a proxy and waits until it is ready.
-    pub async fn start(&self) -> Result<ProxyProcess, Failure> {
+    /// Starts a proxy and waits until it is ready; `replaces` one that still serves.
+    pub async fn start(&self, replaces: bool) -> Result<ProxyProcess, Failure> {
         self.sockets.set_inheritable(true)?;
         // A group of its own: Ctrl-C at the terminal reaches the supervisor, which ends things in order.
         let mut command = Command::new(&self.executable);
         leno_sys::process::die_with_parent(command.as_std_mut(), SIGTERM);
         let spawned = command
             .args(&self.arguments)
+            .args(replaces.then_some("--replaces"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)

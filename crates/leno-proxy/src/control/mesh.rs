@@ -6,9 +6,5 @@ use crate::snapshot::MeshView;
 
 /// The view of a compiled `mesh` collection.
 pub fn view(mesh: &MeshDefaults) -> MeshView {
-    MeshView {
-        namespaces: mesh.namespaces.clone(),
-        prefixes: mesh.prefixes.clone(),
-        egress: mesh.egress.clone(),
-    }
+    MeshView { namespaces: mesh.namespaces.clone(), prefixes: mesh.prefixes.clone(), egress: mesh.egress.clone() }
 }
