@@ -1,71 +1,171 @@
-//! Leno beside other proxies: the same pair topology, the same load, alternating order, one table.
+//! Leno beside other proxies: the same pair topology, the same load, alternating order, one report.
 //!
-//! ```text
-//!   host a: wrk ─▶ proxy A ══ mTLS ══▶ host b: proxy B ─▶ nginx (the application)
-//!   client and application on CPU 0, both proxies on CPU 1
-//! ```
-//!
-//! CPU is read from the scheduler (`/proc/PID/task/*/schedstat`, nanoseconds), so a noisy neighbour moves latency, not it.
-//! Quote ratios against the relay of the same run.
+//! `setups` knows the proxies, `scenarios` what is asked of them, `runner` how a load is run against a pair, `report` what is
+//! said of it. Quote ratios against the relay of the same run, never absolute numbers from another.
 
-mod measure;
+mod machine;
 mod report;
+mod runner;
+mod sample;
+mod scenarios;
 mod setups;
 
 use std::time::Duration;
 
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use testbed::Network;
 
-/// Compares proxy pairs and prints a table; JSON goes to --json.
+use report::Results;
+use runner::Times;
+use scenarios::Scenario;
+use setups::Site;
+
+/// Descriptors: an idle scenario holds 20,000 in one process.
+const DESCRIPTORS: u64 = 131_072;
+
+/// Compares proxy pairs: prints tables, and writes JSON with --json.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Pairs to run, in this order and then reversed, round by round
-    #[arg(long, value_delimiter = ',', default_value = "relay,nginx,envoy,leno")]
+    #[arg(long, value_delimiter = ',', default_values_t = setups::PAIRS.iter().map(|p| (*p).to_owned()))]
     pairs: Vec<String>,
-    /// Connections of the load generator
-    #[arg(long, value_delimiter = ',', default_value = "1,8,64,256")]
-    connections: Vec<u32>,
+    /// Scenarios to run; all by default, `--list` tells them
+    #[arg(long, value_delimiter = ',')]
+    scenario: Vec<String>,
+    /// A few scenarios, one round, short windows: to see that it works, not to quote
+    #[arg(long)]
+    quick: bool,
+    /// Print the scenarios and end
+    #[arg(long)]
+    list: bool,
     /// Rounds; medians are printed
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Seconds of each measurement
-    #[arg(long, default_value_t = 4)]
-    seconds: u64,
-    /// Bytes of an answer
-    #[arg(long, default_value_t = 1024)]
-    body: usize,
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Milliseconds of each measurement
+    #[arg(long)]
+    window: Option<u64>,
     /// Write every measurement here
     #[arg(long)]
     json: Option<std::path::PathBuf>,
+    /// Write the report here too
+    #[arg(long)]
+    report: Option<std::path::PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    anyhow::ensure!(rustix::process::geteuid().is_root(), "needs root for network namespaces");
-    let network = Network::new(&["a", "b"]);
-    let _application = setups::application(&network, arguments.body);
-    let mut measurements = Vec::new();
-    for round in 0..arguments.rounds {
-        let mut order = arguments.pairs.clone();
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for name in &order {
-            let Some(mut pair) = setups::start(&network, name, round)? else {
-                eprintln!("{name}: not installed, left out");
-                continue;
-            };
-            for &connections in &arguments.connections {
-                let m = measure::one(&network, &mut pair, connections, Duration::from_secs(arguments.seconds))?;
-                eprintln!("round {round} {m}");
-                measurements.push(m);
-            }
-        }
+    if arguments.list {
+        scenarios::ALL.iter().for_each(|s| println!("{:<12} {}", s.name, s.about));
+        return Ok(());
     }
-    print!("{}", report::table(&measurements, &arguments.connections, &arguments.pairs));
+    let chosen = choose(&arguments)?;
+    anyhow::ensure!(rustix::process::geteuid().is_root(), "needs root for network namespaces");
+    raise_descriptors();
+    let facts = machine::facts();
+    eprintln!("{facts:#}");
+    let results = measure(&arguments, &chosen)?;
+    let text = format!("{}{}", heading(&facts), report::tables(&results, &chosen, &arguments.pairs));
+    print!("{text}");
+    if let Some(file) = &arguments.report {
+        std::fs::write(file, &text)?;
+    }
     if let Some(file) = &arguments.json {
-        std::fs::write(file, report::json(&measurements))?;
+        std::fs::write(file, report::json(&results, &facts))?;
     }
     Ok(())
+}
+
+/// As far as this process may; what is started inherits it. Where the hard limit is low, the scenario with idle connections
+/// holds fewer and says so.
+fn raise_descriptors() {
+    let limits = [DESCRIPTORS, getrlimit(Resource::Nofile).maximum.unwrap_or(DESCRIPTORS)];
+    for limit in limits {
+        if setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) }).is_ok() {
+            return;
+        }
+    }
+}
+
+fn choose(arguments: &Arguments) -> anyhow::Result<Vec<&'static Scenario>> {
+    for name in &arguments.scenario {
+        anyhow::ensure!(scenarios::ALL.iter().any(|s| s.name == name), "no scenario {name}; --list tells them");
+    }
+    let wanted = |s: &&Scenario| {
+        if arguments.scenario.is_empty() {
+            !arguments.quick || s.quick
+        } else {
+            arguments.scenario.iter().any(|n| n == s.name)
+        }
+    };
+    Ok(scenarios::ALL.iter().filter(wanted).collect())
+}
+
+fn measure(arguments: &Arguments, chosen: &[&'static Scenario]) -> anyhow::Result<Results> {
+    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 3 });
+    let window = arguments.window.unwrap_or(if arguments.quick { 1000 } else { 2000 });
+    let times = Times { warmup: Duration::from_millis(500), window: Duration::from_millis(window) };
+    let mut results = Results::default();
+    let network = Network::new(&["a", "b"]);
+    let mut site = Site::new(&network);
+    let _application = setups::application(&network)?;
+    if let Err(why) = runner::can_count() {
+        eprintln!("system calls are left out: {why}");
+    }
+    let mut pairs = arguments.pairs.clone();
+    pairs.retain(|name| match setups::missing(name) {
+        None => true,
+        Some(why) => {
+            eprintln!("{name} is left out: {why}");
+            results.left_out.insert((name.clone(), "all".to_owned()), why);
+            false
+        }
+    });
+    for round in 0..rounds {
+        if let Some(warning) = machine::warning(machine::used_by_others()) {
+            eprintln!("round {round}: {warning}");
+        }
+        for name in &pairs {
+            site.start += 1;
+            let mut pair = setups::start(&site, name)?;
+            for scenario in chosen {
+                if let Some(why) = scenario.left_out(name) {
+                    results.left_out.insert((name.clone(), scenario.name.to_owned()), why.to_owned());
+                    continue;
+                }
+                for mut sample in scenario.run(&site, &mut pair, times)? {
+                    (sample.scenario, sample.pair, sample.round) = (scenario.name.to_owned(), name.clone(), round);
+                    sample.values.insert("idle_resident_mb", pair.idle.resident as f64 / 2048.0);
+                    sample.values.insert("idle_anonymous_mb", pair.idle.anonymous as f64 / 2048.0);
+                    sample.values.insert("ready_millis", pair.ready.as_secs_f64() * 1e3);
+                    eprintln!("round {round} {:<11} {name:<9} {}", scenario.name, line(scenario, &sample));
+                    results.samples.push(sample);
+                }
+            }
+        }
+        pairs.reverse();
+    }
+    Ok(results)
+}
+
+fn line(scenario: &Scenario, sample: &sample::Sample) -> String {
+    let told =
+        scenario.columns().into_iter().filter_map(|m| Some(format!("{} {:.*}", m.title, m.digits, sample.get(m)?)));
+    told.collect::<Vec<_>>().join(", ")
+}
+
+fn heading(facts: &serde_json::Value) -> String {
+    let say = |name: &str| facts[name].as_str().unwrap_or_default().to_owned();
+    format!(
+        "{}, {} CPUs ({}), kernel {}; {}; {}; {}; {}.\nMedians of the rounds, lowest and highest in brackets; × is the ratio to \
+         the bare relay of the same round.\n",
+        say("date"),
+        facts["cpus"],
+        say("cpu"),
+        say("kernel"),
+        say("nginx"),
+        say("haproxy"),
+        say("envoy"),
+        say("leno")
+    )
 }

@@ -1,66 +1,91 @@
-//! Medians as a Markdown table, and everything as JSON.
+//! What the run says: a table for each scenario, and everything as JSON.
 
-use serde_json::json;
+mod statistics;
 
-use crate::measure::Measurement;
+use std::collections::BTreeMap;
 
-/// One row a pair: CPU per request at each number of connections with its ratio to the relay, then the rest.
-pub fn table(all: &[Measurement], connections: &[u32], pairs: &[String]) -> String {
-    let mut text = String::from("| pair |");
-    for c in connections {
-        text.push_str(&format!(" CPU µs/req c={c} (x relay) |"));
+use serde_json::{Value, json};
+
+use crate::sample::{Metric, Sample};
+use crate::scenarios::Scenario;
+
+pub use statistics::Spread;
+
+/// Every sample of a run.
+#[derive(Debug, Default)]
+pub struct Results {
+    /// In the order they were measured.
+    pub samples: Vec<Sample>,
+    /// Pair, scenario and why it is missing.
+    pub left_out: BTreeMap<(String, String), String>,
+}
+
+impl Results {
+    /// Values of a pair over the rounds.
+    pub fn of(&self, scenario: &str, pair: &str, metric: Metric) -> Option<Spread> {
+        Spread::of(
+            self.samples.iter().filter(|s| s.scenario == scenario && s.pair == pair).filter_map(|s| s.get(metric)),
+        )
     }
-    let widest = connections.iter().copied().max().unwrap_or(1);
-    let narrowest = connections.iter().copied().min().unwrap_or(1);
-    text.push_str(&format!(
-        " req/s c={widest} | p50 c={narrowest} µs | p99 c={widest} µs | RSS MB idle → c={widest} | ready ms | errors |\n|---|"
-    ));
-    text.push_str(&"---|".repeat(connections.len() + 6));
-    text.push('\n');
-    for pair in pairs {
-        let of = |c: u32, field: fn(&Measurement) -> f64| {
-            median(all.iter().filter(|m| m.pair == *pair && m.connections == c).map(field).collect())
+
+    /// Ratios of a pair to another one, each of the same round.
+    pub fn ratio(&self, scenario: &str, pair: &str, to: &str, metric: Metric) -> Option<Spread> {
+        let by_round = |name: &str| -> BTreeMap<usize, f64> {
+            let own = self.samples.iter().filter(|s| s.scenario == scenario && s.pair == name);
+            own.filter_map(|s| Some((s.round, s.get(metric)?))).collect()
         };
-        if of(widest, |m| m.rate).is_none() {
+        let (own, other) = (by_round(pair), by_round(to));
+        let ratios = own.iter().filter_map(|(round, value)| Some(value / other.get(round).filter(|o| **o > 0.0)?));
+        Spread::of(ratios)
+    }
+
+    fn pairs(&self, scenario: &str, order: &[String]) -> Vec<String> {
+        let measured = |pair: &&String| self.samples.iter().any(|s| s.scenario == scenario && s.pair == **pair);
+        order.iter().filter(measured).cloned().collect()
+    }
+}
+
+/// A Markdown table for each scenario: medians with lowest and highest over the rounds, and ratios to the relay.
+pub fn tables(results: &Results, scenarios: &[&Scenario], pairs: &[String]) -> String {
+    let mut text = String::new();
+    for scenario in scenarios {
+        let rows = results.pairs(scenario.name, pairs);
+        if rows.is_empty() {
             continue;
         }
-        let number = |v: Option<f64>, digits: usize| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"));
-        text.push_str(&format!("| {pair} |"));
-        for &c in connections {
-            let relay =
-                median(all.iter().filter(|m| m.pair == "relay" && m.connections == c).map(|m| m.cpu_micros).collect());
-            let own = of(c, |m| m.cpu_micros);
-            let ratio = own.zip(relay).map_or_else(|| "-".to_owned(), |(own, relay)| format!("{:.2}", own / relay));
-            text.push_str(&format!(" {} ({ratio}) |", number(own, 1)));
+        text.push_str(&format!("\n### {}: {}\n\n", scenario.name, scenario.about));
+        let has = |m: &Metric| rows.iter().any(|pair| results.of(scenario.name, pair, *m).is_some());
+        let columns: Vec<Metric> = scenario.columns().into_iter().filter(has).collect();
+        let titles: Vec<&str> = columns.iter().map(|m| m.title).collect();
+        text.push_str(&format!("| pair | {} |\n|---|{}\n", titles.join(" | "), "---|".repeat(titles.len())));
+        for pair in &rows {
+            let cells: Vec<String> = columns.iter().map(|m| cell(results, scenario.name, pair, *m)).collect();
+            text.push_str(&format!("| {pair} | {} |\n", cells.join(" | ")));
         }
-        let errors: u64 = all.iter().filter(|m| m.pair == *pair).map(|m| m.errors).sum();
-        text.push_str(&format!(
-            " {} | {} | {} | {} → {} | {} | {errors} |\n",
-            number(of(widest, |m| m.rate), 0),
-            number(of(narrowest, |m| m.p50), 0),
-            number(of(widest, |m| m.p99), 0),
-            number(of(narrowest, |m| m.rss_idle), 1),
-            number(of(widest, |m| m.rss), 1),
-            number(of(narrowest, |m| m.ready_millis), 0),
-        ));
+    }
+    for ((pair, scenario), why) in &results.left_out {
+        text.push_str(&format!("\nLeft out: {pair} in {scenario}: {why}.\n"));
     }
     text
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+fn cell(results: &Results, scenario: &str, pair: &str, metric: Metric) -> String {
+    let Some(spread) = results.of(scenario, pair, metric) else { return "–".to_owned() };
+    let mut text = spread.print(metric.digits);
+    if metric.relative
+        && let Some(ratio) = results.ratio(scenario, pair, "relay", metric)
+    {
+        text.push_str(&format!(", **×{:.2}**", ratio.median));
+    }
+    text
 }
 
-/// Every measurement.
-pub fn json(all: &[Measurement]) -> String {
-    let rows: Vec<_> = all
+/// Everything.
+pub fn json(results: &Results, facts: &Value) -> String {
+    let left_out: Vec<Value> = results
+        .left_out
         .iter()
-        .map(|m| {
-            json!({"pair": m.pair, "connections": m.connections, "requests_per_second": m.rate,
-                   "cpu_micros_per_request_per_proxy": m.cpu_micros, "p50_micros": m.p50, "p99_micros": m.p99,
-                   "rss_idle_mb": m.rss_idle, "rss_mb": m.rss, "ready_millis": m.ready_millis, "errors": m.errors})
-        })
+        .map(|((pair, scenario), why)| json!({"pair": pair, "scenario": scenario, "why": why}))
         .collect();
-    format!("{:#}\n", json!(rows))
+    format!("{:#}\n", json!({"machine": facts, "samples": results.samples, "left_out": left_out}))
 }

@@ -1,45 +1,61 @@
 //! The yardstick: a bare TCP relay, one epoll loop on one thread, without TLS, HTTP, policy or metrics.
 //!
-//! `relay LISTEN CONNECT`. What it costs per request is what carrying bytes costs on this machine; every proxy is quoted
-//! against it.
+//! `relay LISTEN CONNECT [LISTEN CONNECT …]`. What it costs per request is what carrying bytes costs on this machine; every
+//! proxy is quoted against it.
 
-use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
-/// One direction's read buffer; shared, since what is read is written at once or kept in `Side::unsent`.
+/// Read buffer, shared: what is read is written at once or kept in `Side::unsent`, and then no more is read.
 const BUFFER: usize = 64 << 10;
+
+enum Entry {
+    Listener(TcpListener, SocketAddr),
+    Side(Side),
+}
 
 struct Side {
     socket: OwnedFd,
     peer: RawFd,
-    /// Read from the peer, not yet taken by this socket.
+    /// Read from the peer, not yet taken by this socket; at most one buffer.
     unsent: Vec<u8>,
+    sent: usize,
+    /// It will send no more.
     ended: bool,
 }
 
+/// Everything by file descriptor.
+struct Relay {
+    poll: OwnedFd,
+    entries: Vec<Option<Entry>>,
+}
+
 fn main() -> anyhow::Result<()> {
-    let mut words = std::env::args().skip(1);
-    let (Some(listen), Some(target)) = (words.next(), words.next()) else {
-        anyhow::bail!("usage: relay LISTEN CONNECT")
-    };
-    let target: SocketAddr = target.parse()?;
-    let listener = TcpListener::bind(&listen)?;
-    listener.set_nonblocking(true)?;
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    anyhow::ensure!(
+        !words.is_empty() && words.len().is_multiple_of(2),
+        "usage: relay LISTEN CONNECT [LISTEN CONNECT …]"
+    );
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let listening = listener.as_raw_fd();
-    add(&poll, &listener, listening, epoll::EventFlags::IN)?;
+    let mut relay = Relay { poll, entries: Vec::new() };
+    for pair in words.chunks(2) {
+        let listener = TcpListener::bind(&pair[0])?;
+        rustix::net::listen(&listener, 4096)?;
+        listener.set_nonblocking(true)?;
+        let fd = listener.as_raw_fd();
+        relay.add(&listener, epoll::EventFlags::IN)?;
+        *relay.place(fd) = Some(Entry::Listener(listener, pair[1].parse()?));
+    }
     println!("ready");
-    let mut sides: BTreeMap<RawFd, Side> = BTreeMap::new();
     let mut buffer = vec![0; BUFFER];
     let mut events = Vec::with_capacity(1024);
     loop {
         events.clear();
-        match epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), None) {
+        match epoll::wait(&relay.poll, rustix::buffer::spare_capacity(&mut events), None) {
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(e) => return Err(e.into()),
@@ -47,89 +63,117 @@ fn main() -> anyhow::Result<()> {
         for event in &events {
             let flags = event.flags; // a copy: the kernel's struct is packed
             let fd = RawFd::try_from(event.data.u64())?;
-            if fd == listening {
-                accept(&poll, &listener, target, &mut sides)?;
-            } else {
-                let ends = (flags.contains(epoll::EventFlags::OUT) && !drain(&mut sides, fd))
-                    || (flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR)
-                        && !pump(&mut sides, fd, &mut buffer));
-                if ends && let Some(side) = sides.remove(&fd) {
-                    sides.remove(&side.peer);
-                }
+            if let Some(Entry::Listener(..)) = relay.place(fd) {
+                relay.accept(fd)?;
+                continue;
+            }
+            let ending = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
+            let readable = epoll::EventFlags::IN | ending;
+            let goes_on = (!flags.contains(epoll::EventFlags::OUT) || relay.drain(fd, &mut buffer))
+                && (!flags.intersects(readable) || relay.pump(fd, &mut buffer, flags.intersects(ending)));
+            if !goes_on {
+                relay.remove(fd);
             }
         }
     }
 }
 
-fn add(poll: &OwnedFd, source: impl AsFd, fd: RawFd, flags: epoll::EventFlags) -> anyhow::Result<()> {
-    Ok(epoll::add(poll, source, epoll::EventData::new_u64(u64::try_from(fd)?), flags)?)
-}
+impl Relay {
+    fn place(&mut self, fd: RawFd) -> &mut Option<Entry> {
+        let place = usize::try_from(fd).expect("descriptors are not negative");
+        if self.entries.len() <= place {
+            self.entries.resize_with(place + 1, || None);
+        }
+        &mut self.entries[place]
+    }
 
-fn accept(
-    poll: &OwnedFd,
-    listener: &TcpListener,
-    target: SocketAddr,
-    sides: &mut BTreeMap<RawFd, Side>,
-) -> anyhow::Result<()> {
-    while let Ok((near, _)) = listener.accept() {
-        let Ok(far) = TcpStream::connect(target) else { continue };
-        let pair = [near, far];
-        let fds = [pair[0].as_raw_fd(), pair[1].as_raw_fd()];
-        for (position, stream) in pair.into_iter().enumerate() {
-            stream.set_nonblocking(true)?;
-            stream.set_nodelay(true)?;
-            let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-            add(poll, &stream, fds[position], flags)?;
-            let side = Side { socket: stream.into(), peer: fds[1 - position], unsent: Vec::new(), ended: false };
-            sides.insert(fds[position], side);
+    fn side(&mut self, fd: RawFd) -> Option<&mut Side> {
+        match self.place(fd) {
+            Some(Entry::Side(side)) => Some(side),
+            _ => None,
         }
     }
-    Ok(())
-}
 
-/// Reads all there is and gives it to the peer; false when the pair is over.
-fn pump(sides: &mut BTreeMap<RawFd, Side>, fd: RawFd, buffer: &mut [u8]) -> bool {
-    loop {
-        let Some(side) = sides.get(&fd) else { return true };
+    fn add(&self, source: &(impl AsFd + AsRawFd), flags: epoll::EventFlags) -> anyhow::Result<()> {
+        let number = u64::try_from(source.as_raw_fd())?;
+        Ok(epoll::add(&self.poll, source, epoll::EventData::new_u64(number), flags)?)
+    }
+
+    fn accept(&mut self, listening: RawFd) -> anyhow::Result<()> {
+        loop {
+            let Some(Entry::Listener(listener, target)) = self.place(listening) else { return Ok(()) };
+            let Ok((near, _)) = listener.accept() else { return Ok(()) };
+            let Ok(far) = TcpStream::connect(*target) else { continue };
+            let pair = [near, far];
+            let fds = [pair[0].as_raw_fd(), pair[1].as_raw_fd()];
+            for (position, stream) in pair.into_iter().enumerate() {
+                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true)?;
+                let both = epoll::EventFlags::IN | epoll::EventFlags::OUT;
+                self.add(&stream, both | epoll::EventFlags::RDHUP | epoll::EventFlags::ET)?;
+                let peer = fds[1 - position];
+                let side = Side { socket: stream.into(), peer, unsent: Vec::new(), sent: 0, ended: false };
+                *self.place(fds[position]) = Some(Entry::Side(side));
+            }
+        }
+    }
+
+    fn remove(&mut self, fd: RawFd) {
+        if let Some(Entry::Side(side)) = self.place(fd).take() {
+            self.place(side.peer).take();
+        }
+    }
+
+    /// Reads all there is and gives it to the peer, until the peer takes no more; false when the pair is over. A short read
+    /// emptied the socket and the edge comes again, unless the end may stand behind it: then `to_the_end`.
+    fn pump(&mut self, fd: RawFd, buffer: &mut [u8], to_the_end: bool) -> bool {
+        loop {
+            let Some(side) = self.side(fd) else { return true };
+            let (peer, ended) = (side.peer, side.ended);
+            let blocked = self.side(peer).is_none_or(|p| !p.unsent.is_empty());
+            if blocked || ended {
+                return true; // goes on when the peer's rest is sent
+            }
+            let Some(side) = self.side(fd) else { return true };
+            let length = match recv(&side.socket, &mut *buffer, RecvFlags::empty()) {
+                Ok((length, _)) => length,
+                Err(Errno::AGAIN) => return true,
+                Err(_) => return false,
+            };
+            side.ended = length == 0;
+            let Some(to) = self.side(peer) else { return false };
+            if length == 0 {
+                let _ = shutdown(&to.socket, Shutdown::Write);
+                return !to.ended;
+            }
+            match send(&to.socket, &buffer[..length], SendFlags::NOSIGNAL) {
+                Ok(sent) if sent == length => {}
+                Ok(sent) => to.unsent.extend_from_slice(&buffer[sent..length]),
+                Err(Errno::AGAIN) => to.unsent.extend_from_slice(&buffer[..length]),
+                Err(_) => return false,
+            }
+            if length < buffer.len() && !to_the_end {
+                return true;
+            }
+        }
+    }
+
+    /// Sends what could not be sent before, then reads on from the peer; false when the pair is over.
+    fn drain(&mut self, fd: RawFd, buffer: &mut [u8]) -> bool {
+        let Some(side) = self.side(fd) else { return true };
+        if side.unsent.is_empty() {
+            return true;
+        }
+        while side.sent < side.unsent.len() {
+            match send(&side.socket, &side.unsent[side.sent..], SendFlags::NOSIGNAL) {
+                Ok(sent) => side.sent += sent,
+                Err(Errno::AGAIN) => return true,
+                Err(_) => return false,
+            }
+        }
+        side.unsent.clear();
+        side.sent = 0;
         let peer = side.peer;
-        match recv(&side.socket, &mut *buffer, RecvFlags::empty()) {
-            Ok((0, _)) => {
-                if let Some(side) = sides.get_mut(&fd) {
-                    side.ended = true;
-                }
-                return false;
-            }
-            Ok((length, _)) => {
-                let Some(to) = sides.get_mut(&peer) else { return false };
-                if to.unsent.is_empty() {
-                    match send(&to.socket, &buffer[..length], SendFlags::NOSIGNAL) {
-                        Ok(sent) if sent == length => {}
-                        Ok(sent) => to.unsent.extend_from_slice(&buffer[sent..length]),
-                        Err(Errno::AGAIN) => to.unsent.extend_from_slice(&buffer[..length]),
-                        Err(_) => return false,
-                    }
-                } else {
-                    to.unsent.extend_from_slice(&buffer[..length]);
-                }
-                if length < buffer.len() {
-                    return true; // a short read emptied the socket; the edge comes again
-                }
-            }
-            Err(Errno::AGAIN) => return true,
-            Err(_) => return false,
-        }
+        self.pump(peer, buffer, true)
     }
-}
-
-/// Sends what could not be sent before; false when the pair is over.
-fn drain(sides: &mut BTreeMap<RawFd, Side>, fd: RawFd) -> bool {
-    let Some(side) = sides.get_mut(&fd) else { return true };
-    while !side.unsent.is_empty() {
-        match send(&side.socket, &side.unsent, SendFlags::NOSIGNAL) {
-            Ok(sent) => drop(side.unsent.drain(..sent)),
-            Err(Errno::AGAIN) => return true,
-            Err(_) => return false,
-        }
-    }
-    true
 }
