@@ -25,6 +25,7 @@ const PERMISSIVE: &[&str] = &[
     "Unicode-3.0",
     "BSL-1.0",
     "CDLA-Permissive-2.0",
+    "NCSA",
 ];
 /// A second cryptography library or TLS stack would be two to keep patched.
 const UNWANTED: &[&str] = &["openssl", "openssl-sys", "native-tls", "serde_yaml", "async-std"];

@@ -11,6 +11,7 @@ pub mod response;
 mod send;
 mod server;
 mod source;
+pub mod write;
 
 pub use client::{Client, ClientSettings, LeasedBody, connect};
 pub(crate) use request::content_length;

@@ -4,7 +4,7 @@
 
 mod body;
 mod client;
-mod convert;
+pub mod convert;
 mod send;
 mod server;
 

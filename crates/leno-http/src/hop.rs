@@ -20,7 +20,7 @@ pub mod limits;
 mod pool;
 mod registry;
 mod server;
-mod state;
+pub mod state;
 mod stream;
 
 use std::time::Duration;

@@ -190,7 +190,10 @@ impl Decoder {
         self.trailers.truncate(range.end);
         let block = std::mem::take(&mut self.trailers).freeze().slice(STAND_IN.len()..);
         self.state = State::Done;
-        let spans = if block.len() == 2 { Vec::new() } else { trailers(&block)?.into_vec() };
+        if block.len() == b"\r\n".len() {
+            return Ok(Some(Event::End(Bytes::new(), Vec::new())));
+        }
+        let spans = trailers(&block)?.into_vec();
         Ok(Some(Event::End(block, spans)))
     }
 }

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use super::chunked;
+use super::write::{self, Coding};
 use crate::body::{Body, BodyError, Frame};
-use crate::head::{BodyLength, Fields, RequestHead, ResponseHead, Version};
-use crate::hygiene;
+use crate::head::{Fields, RequestHead, ResponseHead, Version};
 
 /// From this size on a frame is not copied.
 const LARGE: usize = 8 * 1024;
@@ -54,18 +54,6 @@ impl Drop for Buffer {
     }
 }
 
-/// How the body is framed on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Coding {
-    /// Nothing is sent, whatever the head says (HEAD, 204, 304).
-    None,
-    /// So many bytes are still to come.
-    Length(u64),
-    Chunked,
-    /// The connection's end is the body's.
-    UntilClose,
-}
-
 /// Why a message could not be sent whole.
 #[derive(Debug)]
 pub(super) enum SendError {
@@ -95,64 +83,17 @@ impl<'a> Writer<'a> {
 
     /// Appends the head of a request. `address` stands in for a missing authority (HTTP/1.0 callers).
     pub fn request(&mut self, head: &RequestHead, address: SocketAddr) {
-        let out = &mut self.out.0;
-        out.extend_from_slice(head.method.as_str().as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(&head.target);
-        out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
-        match head.authority.is_empty() {
-            true => out.extend_from_slice(address.to_string().as_bytes()),
-            false => out.extend_from_slice(&head.authority),
-        }
-        out.extend_from_slice(b"\r\n");
-        write_fields(&head.fields, out);
-        let is_te = head.fields.contains("te");
-        if let Some(protocol) = &head.upgrade {
-            out.extend_from_slice(if is_te {
-                b"connection: upgrade, te\r\nupgrade: "
-            } else {
-                b"connection: upgrade\r\nupgrade: "
-            });
-            out.extend_from_slice(protocol);
-            out.extend_from_slice(b"\r\n");
-        } else if is_te {
-            out.extend_from_slice(b"connection: te\r\n");
-        }
-        if head.expect_continue {
-            out.extend_from_slice(b"expect: 100-continue\r\n");
-        }
-        self.coding = match head.length {
-            BodyLength::None => Coding::None,
-            BodyLength::Exact(length) => {
-                write_length(out, length);
-                Coding::Length(length)
-            }
-            BodyLength::Unknown => {
-                out.extend_from_slice(b"transfer-encoding: chunked\r\n");
-                Coding::Chunked
-            }
-        };
-        out.extend_from_slice(b"\r\n");
+        self.coding = write::request(head, address, &mut self.out.0);
     }
 
     /// Appends an interim response.
     pub fn interim(&mut self, head: &ResponseHead) {
-        write_status(&mut self.out.0, head.status);
-        write_fields(&head.fields, &mut self.out.0);
-        self.out.0.extend_from_slice(b"\r\n");
+        write::interim(head, &mut self.out.0);
     }
 
     /// Appends the head of a switch of protocols: a 101, or a 2xx to CONNECT. What follows is not HTTP.
     pub fn switch(&mut self, head: &ResponseHead) {
-        let out = &mut self.out.0;
-        write_status(out, head.status);
-        if let Some(protocol) = &head.upgrade {
-            out.extend_from_slice(b"connection: upgrade\r\nupgrade: ");
-            out.extend_from_slice(protocol);
-            out.extend_from_slice(b"\r\n");
-        }
-        write_fields(&head.fields, out);
-        out.extend_from_slice(b"\r\n");
+        write::switch(head, &mut self.out.0);
         self.coding = Coding::UntilClose;
     }
 
@@ -166,42 +107,8 @@ impl<'a> Writer<'a> {
         is_empty: bool,
         keep_alive: bool,
     ) -> bool {
-        let out = &mut self.out.0;
-        write_status(out, head.status);
-        write_fields(&head.fields, out);
-        let bodiless = head.status == 204 || head.status < 200;
-        let told_only = is_head || head.status == 304;
-        let length = match head.length {
-            _ if bodiless => BodyLength::None,
-            BodyLength::Unknown if is_empty && !told_only => BodyLength::Exact(0),
-            BodyLength::None if !told_only => BodyLength::Exact(0),
-            other => other,
-        };
-        let mut keep_alive = keep_alive;
-        self.coding = match length {
-            BodyLength::None => Coding::None,
-            BodyLength::Exact(length) => {
-                write_length(out, length);
-                Coding::Length(length)
-            }
-            BodyLength::Unknown if version == Version::Http10 => {
-                keep_alive &= told_only;
-                Coding::UntilClose
-            }
-            BodyLength::Unknown => {
-                out.extend_from_slice(b"transfer-encoding: chunked\r\n");
-                Coding::Chunked
-            }
-        };
-        if told_only {
-            self.coding = Coding::None;
-        }
-        if !keep_alive {
-            out.extend_from_slice(b"connection: close\r\n");
-        } else if version == Version::Http10 {
-            out.extend_from_slice(b"connection: keep-alive\r\n");
-        }
-        out.extend_from_slice(b"\r\n");
+        let (coding, keep_alive) = write::response(head, version, is_head, is_empty, keep_alive, &mut self.out.0);
+        self.coding = coding;
         keep_alive
     }
 
@@ -258,13 +165,7 @@ impl<'a> Writer<'a> {
     fn end(&mut self, trailers: Option<&Fields>) -> Result<(), SendError> {
         match self.coding {
             Coding::Length(left) if left > 0 => return Err(SendError::Length),
-            Coding::Chunked => {
-                self.out.0.extend_from_slice(b"0\r\n");
-                if let Some(fields) = trailers {
-                    hygiene::write_lines(fields, hygiene::forbidden_in_trailers, &mut self.out.0);
-                }
-                self.out.0.extend_from_slice(b"\r\n");
-            }
+            Coding::Chunked => write::last_chunk(trailers, &mut self.out.0),
             _ => {}
         }
         Ok(())
@@ -312,174 +213,5 @@ impl<'a> Writer<'a> {
                 tokio::time::timeout(limit, self.io.writable()).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
             }
         }
-    }
-}
-
-/// Readers leave no framing among the fields. If one did, whoever wrote it would decide where our message ends.
-fn write_fields(fields: &Fields, out: &mut Vec<u8>) {
-    hygiene::write_lines(fields, hygiene::is_owned_by_writers, out);
-}
-
-fn write_length(out: &mut Vec<u8>, length: u64) {
-    out.extend_from_slice(b"content-length: ");
-    write_decimal(out, length);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
-fn write_status(out: &mut Vec<u8>, status: u16) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    write_decimal(out, u64::from(status));
-    out.push(b' ');
-    let phrase = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
-    out.extend_from_slice(phrase.as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::h1::parse::HeadScanner;
-    use crate::h1::request;
-    use crate::head::Method;
-
-    #[test]
-    fn numbers() {
-        for number in [0, 7, 10, 999, u64::MAX] {
-            let mut out = Vec::new();
-            write_decimal(&mut out, number);
-            assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
-        }
-    }
-
-    #[tokio::test]
-    async fn heads() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (progress, address) = (Cell::new(0), SocketAddr::from(([10, 0, 0, 1], 80)));
-        let text = |act: &dyn Fn(&mut Writer<'_>)| {
-            let mut writer = Writer::new(&io, &progress, None);
-            act(&mut writer);
-            String::from_utf8(writer.out.0.clone()).unwrap()
-        };
-        let mut request = RequestHead::new(Method::Post, "web:80", "/a?b");
-        request.fields.append("te", b"trailers");
-        request.length = BodyLength::Unknown;
-        request.expect_continue = true;
-        assert_eq!(
-            text(&|w| w.request(&request, address)),
-            "POST /a?b HTTP/1.1\r\nhost: web:80\r\nte: trailers\r\nconnection: te\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n"
-        );
-        let old = RequestHead::new(Method::Get, "", "/");
-        assert_eq!(text(&|w| w.request(&old, address)), "GET / HTTP/1.1\r\nhost: 10.0.0.1:80\r\n\r\n");
-        for (status, length, version, is_head, keep, expected) in [
-            (200, BodyLength::Exact(3), Version::Http11, false, true, "content-length: 3\r\n\r\n"),
-            (200, BodyLength::None, Version::Http11, false, true, "content-length: 0\r\n\r\n"),
-            (200, BodyLength::Unknown, Version::Http11, false, true, "transfer-encoding: chunked\r\n\r\n"),
-            (200, BodyLength::Unknown, Version::Http10, false, true, "connection: close\r\n\r\n"),
-            (
-                200,
-                BodyLength::Exact(3),
-                Version::Http10,
-                false,
-                true,
-                "content-length: 3\r\nconnection: keep-alive\r\n\r\n",
-            ),
-            (200, BodyLength::Exact(3), Version::Http11, true, false, "content-length: 3\r\nconnection: close\r\n\r\n"),
-            (200, BodyLength::None, Version::Http11, true, true, "\r\n"),
-            (204, BodyLength::Exact(3), Version::Http11, false, true, "\r\n"),
-            (304, BodyLength::Exact(3), Version::Http11, false, true, "content-length: 3\r\n\r\n"),
-        ] {
-            let mut head = ResponseHead::new(status);
-            head.length = length;
-            let found = text(&|w| {
-                w.response(&head, version, is_head, false, keep);
-            });
-            let (line, rest) = found.split_once("\r\n").unwrap();
-            assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{line}");
-            assert_eq!(rest.trim_start(), expected.trim_start(), "{status} {length:?} {version:?} {is_head}");
-        }
-    }
-
-    #[tokio::test]
-    async fn framing_among_the_fields_is_left_out() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let io = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (progress, address) = (Cell::new(0), SocketAddr::from(([10, 0, 0, 1], 80)));
-        let mut fields = Fields::new();
-        for name in ["Content-Length", "transfer-encoding", "Host", "connection", "upgrade", "x-a", "keep-alive"] {
-            fields.append(name, b"1");
-        }
-        let (mut request, mut response) = (RequestHead::new(Method::Get, "web", "/"), ResponseHead::new(200));
-        request.fields = fields.clone();
-        response.fields = fields.clone();
-        let mut writer = Writer::new(&io, &progress, None);
-        writer.request(&request, address);
-        assert_eq!(writer.out.0, b"GET / HTTP/1.1\r\nhost: web\r\nx-a: 1\r\n\r\n");
-        writer.out.0.clear();
-        writer.response(&response, Version::Http11, false, false, true);
-        assert_eq!(writer.out.0, b"HTTP/1.1 200 OK\r\nx-a: 1\r\ncontent-length: 0\r\n\r\n");
-        writer.out.0.clear();
-        writer.interim(&ResponseHead { status: 103, ..response });
-        assert_eq!(writer.out.0, b"HTTP/1.1 103 Early Hints\r\nx-a: 1\r\n\r\n");
-        writer.out.0.clear();
-        writer.coding = Coding::Chunked;
-        writer.end(Some(&fields)).unwrap();
-        assert_eq!(writer.out.0, b"0\r\nx-a: 1\r\n\r\n");
-    }
-
-    proptest! {
-        /// What is written is read as the same request.
-        #[test]
-        fn requests_round_trip(
-            target in "/[!-\"$-~]{0,20}",
-            names in prop::collection::vec("x-[a-zA-Z0-9!#$%&'*+.^_`|~-]{1,12}", 0..20),
-            values in prop::collection::vec("[!-~\u{80}-\u{ff}]([ -~\t]{0,20}[!-~])?", 20),
-            length in prop_oneof![Just(BodyLength::None), any::<u32>().prop_map(|n| BodyLength::Exact(n.into())), Just(BodyLength::Unknown)],
-            expect in any::<bool>(),
-            upgrade in any::<bool>(),
-        ) {
-            let mut head = RequestHead::new(Method::Put, "Web.shop:80", target.into_bytes());
-            for (name, value) in names.iter().zip(&values) {
-                head.fields.append(name, value.as_bytes());
-            }
-            head.length = length;
-            let has_body = !matches!(length, BodyLength::None | BodyLength::Exact(0));
-            head.expect_continue = expect && has_body;
-            head.upgrade = (upgrade && !has_body).then(|| Bytes::from_static(b"websocket"));
-            let wire = Bytes::from(wire_of(&head));
-            let range = HeadScanner::default().scan(&wire).unwrap().unwrap();
-            prop_assert_eq!(range.clone(), 0..wire.len());
-            let parsed = request::parse(&wire).unwrap();
-            prop_assert!(parsed.keep_alive && parsed.chunked == (length == BodyLength::Unknown));
-            prop_assert_eq!(parsed.head, head);
-        }
-    }
-
-    fn wire_of(head: &RequestHead) -> Vec<u8> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _guard = runtime.enter();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let io = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        io.set_nonblocking(true).unwrap();
-        let (io, progress) = (TcpStream::from_std(io).unwrap(), Cell::new(0));
-        let mut writer = Writer::new(&io, &progress, None);
-        writer.request(head, SocketAddr::from(([127, 0, 0, 1], 80)));
-        std::mem::take(&mut writer.out.0)
     }
 }

@@ -13,7 +13,7 @@ use crate::refusal::Refusal;
 use crate::{MAX_FIELDS, MAX_HEAD};
 
 /// A request as it came from the `h2` crate, which has refused connection-specific fields and bad pseudo-headers already.
-pub(super) fn request(parts: http::request::Parts, is_end: bool) -> Result<RequestHead, Refusal> {
+pub fn request(parts: http::request::Parts, is_end: bool) -> Result<RequestHead, Refusal> {
     let method = Method::parse(parts.method.as_str().as_bytes()).ok_or_else(|| malformed("invalid method"))?;
     let authority = authority(&parts.uri, &parts.headers)?;
     let target = if method == Method::Connect {
@@ -89,11 +89,7 @@ fn length(headers: &HeaderMap, is_end: bool) -> Result<BodyLength, &'static str>
 }
 
 /// A final or interim response as it came from the `h2` crate. `is_end` tells that no body follows.
-pub(super) fn response(
-    status: http::StatusCode,
-    headers: &HeaderMap,
-    is_end: bool,
-) -> Result<ResponseHead, &'static str> {
+pub fn response(status: http::StatusCode, headers: &HeaderMap, is_end: bool) -> Result<ResponseHead, &'static str> {
     let status = status.as_u16();
     if status == 101 {
         return Err("101 in HTTP/2");
@@ -103,7 +99,7 @@ pub(super) fn response(
 }
 
 /// The fields of a map but those in `without`, as one block of lines.
-pub(super) fn fields(map: &HeaderMap, without: &[&str]) -> Result<Fields, &'static str> {
+pub fn fields(map: &HeaderMap, without: &[&str]) -> Result<Fields, &'static str> {
     if map.len() > MAX_FIELDS + without.len() && map.iter().filter(|(n, _)| n.as_str() != "cookie").count() > MAX_FIELDS
     {
         return Err("more than 100 header fields");
@@ -157,7 +153,7 @@ fn trimmed(block: &[u8], start: usize) -> std::ops::Range<usize> {
 }
 
 /// A header map for the `h2` crate; connection-specific fields, which it would refuse, are left out.
-pub(super) fn map(fields: &Fields) -> Result<HeaderMap, &'static str> {
+pub fn map(fields: &Fields) -> Result<HeaderMap, &'static str> {
     let mut map = HeaderMap::with_capacity(fields.len() + 2);
     for (name, value) in fields.iter().filter(|(name, _)| !hygiene::is_hop_by_hop(name)) {
         let name = HeaderName::from_bytes(name).map_err(|_| "invalid field name")?;
@@ -167,14 +163,14 @@ pub(super) fn map(fields: &Fields) -> Result<HeaderMap, &'static str> {
 }
 
 /// Adds `content-length`, if the length is known.
-pub(super) fn set_length(map: &mut HeaderMap, length: BodyLength) {
+pub fn set_length(map: &mut HeaderMap, length: BodyLength) {
     if let BodyLength::Exact(length) = length {
         map.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
     }
 }
 
 /// A request for the `h2` crate. The address stands in for a missing authority.
-pub(super) fn to_request(head: &RequestHead, address: SocketAddr) -> Result<http::Request<()>, &'static str> {
+pub fn to_request(head: &RequestHead, address: SocketAddr) -> Result<http::Request<()>, &'static str> {
     let authority = match head.authority.is_empty() {
         true => http::uri::Authority::try_from(address.to_string()),
         false => http::uri::Authority::try_from(&head.authority[..]),
@@ -198,7 +194,7 @@ pub(super) fn to_request(head: &RequestHead, address: SocketAddr) -> Result<http
 }
 
 /// A response for the `h2` crate.
-pub(super) fn to_response(head: &ResponseHead) -> Result<http::Response<()>, &'static str> {
+pub fn to_response(head: &ResponseHead) -> Result<http::Response<()>, &'static str> {
     let mut response = http::Response::new(());
     *response.status_mut() = http::StatusCode::from_u16(head.status).map_err(|_| "invalid status")?;
     if head.status == 101 {

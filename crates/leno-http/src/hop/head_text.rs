@@ -254,6 +254,10 @@ pub fn parse_request(text: &Bytes) -> Result<(StreamMeta, RequestHead), HeadErro
     }
     check_request(&head)?;
     head.fields = parse_fields(rest, hygiene::is_owned_by_writers)?;
+    // Codings are between neighbours; only the word about trailers crosses the mesh.
+    if head.fields.get_all("te").any(|value| !value.eq_ignore_ascii_case(b"trailers")) {
+        return Err(HeadError::Framing);
+    }
     Ok((meta, head))
 }
 
@@ -261,14 +265,22 @@ pub fn parse_request(text: &Bytes) -> Result<(StreamMeta, RequestHead), HeadErro
 fn check_request(head: &RequestHead) -> Result<(), HeadError> {
     let is_authority = |text: &[u8]| Authority::parse(text).is_ok();
     let is_target = match head.method {
-        Method::Connect => Authority::parse(&head.target).is_ok_and(|a| a.port.is_some()),
+        Method::Connect => Authority::parse(&head.target).is_ok_and(|target| {
+            let is_same = |port| Authority::parse(&head.authority).is_ok_and(|host| target.is_same(&host, port));
+            target.port.is_some_and(|port| head.authority.is_empty() || is_same(port))
+        }),
         Method::Options if head.target == "*" => true,
-        _ => head.target.starts_with(b"/") && !head.target.contains(&b'#'),
+        // UTF-8, because the readers of HTTP/1 take nothing else.
+        _ => head.target.starts_with(b"/") && !head.target.contains(&b'#') && str::from_utf8(&head.target).is_ok(),
     };
     // A request with a body, or CONNECT, does not switch; h2c and TLS inside would hide requests from the policy.
     let may_switch = head.method != Method::Connect && head.length.exact() == Some(0);
     let is_switch = head.upgrade.as_ref().is_none_or(|u| may_switch && hygiene::may_switch_to(u));
-    let is_fine = is_target && is_switch && (head.authority.is_empty() || is_authority(&head.authority));
+    // What follows a CONNECT is the tunnel's: nobody may take a part of it for a body.
+    let is_tunnel_bare =
+        head.method != Method::Connect || (matches!(head.length.exact(), None | Some(0)) && !head.expect_continue);
+    let is_fine =
+        is_target && is_switch && is_tunnel_bare && (head.authority.is_empty() || is_authority(&head.authority));
     if is_fine { Ok(()) } else { Err(HeadError::Start) }
 }
 
@@ -417,9 +429,14 @@ mod tests {
             "shop/web 80 http http\r\nGET / u=websocket l=3\r\n",
             "shop/web 80 http http\r\nGET / u=websocket l=*\r\n",
             "shop/web 80 http http\r\nCONNECT web:80 u=websocket\r\n",
+            "shop/web 80 http http\r\nGET /\r\nte: trailers\r\nte: gzip\r\n",
+            "shop/web 80 http http\r\nCONNECT web:80 h=other:80\r\n",
+            "shop/web 80 http http\r\nCONNECT web:80 l=3\r\n",
+            "shop/web 80 http http\r\nCONNECT web:80 l=* e=1\r\n",
         ] {
             assert!(parse_request(&Bytes::from(bad.to_owned())).is_err(), "{bad:?}");
         }
+        assert!(parse_request(&Bytes::from_static(b"shop/web 80 http http\r\nGET /\xff h=web\r\n")).is_err());
         for bad in [
             "",
             "abc\r\n",

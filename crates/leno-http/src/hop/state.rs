@@ -28,7 +28,7 @@ use bytes::Bytes;
 use leno_model::Reason;
 use slab::Slab;
 
-pub(crate) use self::send::reason_of;
+pub use self::send::reason_of;
 use self::stream::{Receiving, Stream, remember};
 use super::frame::{self, Hello, Kind};
 use super::head_text::parse_trailers;
@@ -41,14 +41,16 @@ use crate::refusal::StreamError;
 
 /// Which end of the hop this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
+    /// Opens streams.
     Origination,
+    /// Answers.
     Termination,
 }
 
 impl Side {
     /// The reason for a stream that the other side broke off without saying why.
-    pub(crate) fn lost(self) -> Reason {
+    pub fn lost(self) -> Reason {
         match self {
             Self::Origination => Reason::UpstreamReset,
             Self::Termination => Reason::DownstreamReset,
@@ -56,7 +58,7 @@ impl Side {
     }
 
     /// The reason when the other side breaks a rule.
-    pub(crate) fn broken(self) -> Reason {
+    pub fn broken(self) -> Reason {
         match self {
             Self::Origination => Reason::UpstreamProtocolError,
             Self::Termination => Reason::MalformedRequest,
@@ -66,7 +68,7 @@ impl Side {
 
 /// Names a stream as long as it lives; a stale one finds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StreamKey {
+pub struct StreamKey {
     index: usize,
     id: u32,
 }
@@ -74,7 +76,7 @@ pub(crate) struct StreamKey {
 /// What the peer did that no version of this protocol allows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct ProtocolError(pub(crate) String);
+pub struct ProtocolError(pub String);
 
 impl From<frame::FrameError> for ProtocolError {
     fn from(error: frame::FrameError) -> Self {
@@ -88,7 +90,7 @@ fn protocol_error<T>(text: impl Into<String>) -> Result<T, ProtocolError> {
 
 /// A part of a response's beginning.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum HeadPart {
+pub enum HeadPart {
     /// The text of a 1xx head.
     Interim(Bytes),
     /// The text of the final head, and whether nothing follows it.
@@ -97,17 +99,18 @@ pub(crate) enum HeadPart {
 
 /// A stream that the peer opened.
 #[derive(Debug)]
-pub(crate) struct Accepted {
-    pub(crate) key: StreamKey,
+pub struct Accepted {
+    /// Its name from now on; whoever takes it releases it.
+    pub key: StreamKey,
     /// The text of its head.
-    pub(crate) text: Bytes,
+    pub text: Bytes,
     /// The head ended the peer's direction.
-    pub(crate) is_ended: bool,
+    pub is_ended: bool,
 }
 
 /// Stream ids are counted, not chosen: one multiplication spreads them.
 #[derive(Default)]
-pub(crate) struct IdHasher(u64);
+pub struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
@@ -134,7 +137,8 @@ const OURS: Hello = Hello {
     max_streams: MAX_STREAMS,
 };
 
-pub(crate) struct Engine {
+/// One end of one hop. Bytes go in by [`Engine::receive`] and out by [`Engine::produce`]; time is an argument.
+pub struct Engine {
     side: Side,
     /// The start of a frame whose rest has not arrived.
     partial: Vec<u8>,
@@ -178,7 +182,9 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(side: Side, budget: Rc<Budget>) -> Self {
+    /// With HELLO ready to be sent. `budget` is the worker's.
+    #[must_use]
+    pub fn new(side: Side, budget: Rc<Budget>) -> Self {
         let mut control = Vec::with_capacity(64);
         OURS.put(&mut control);
         Self {
@@ -213,41 +219,44 @@ impl Engine {
     }
 
     /// Whether the peer's HELLO has come: it accepts us, and streams may be opened.
-    pub(crate) fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         self.peer.is_some()
     }
 
-    pub(crate) fn is_draining(&self) -> bool {
+    /// Whether no more streams are opened.
+    pub fn is_draining(&self) -> bool {
         self.is_draining || self.failed.is_some()
     }
 
     /// Whether nothing is left to do before closing.
-    pub(crate) fn is_drained(&self) -> bool {
+    pub fn is_drained(&self) -> bool {
         self.failed.is_some()
             || (self.is_draining && self.is_farewell_heard && self.open == 0 && self.accepted.is_empty())
     }
 
-    pub(crate) fn failure(&self) -> Option<&StreamError> {
+    /// Why everything was broken off, if it was.
+    pub fn failure(&self) -> Option<&StreamError> {
         self.failed.as_ref()
     }
 
-    pub(crate) fn open_streams(&self) -> u32 {
+    /// Streams that count against the limit.
+    pub fn open_streams(&self) -> u32 {
         self.open
     }
 
     /// The highest stream id so far.
-    pub(crate) fn newest_id(&self) -> u32 {
+    pub fn newest_id(&self) -> u32 {
         self.newest_id
     }
 
     /// Bytes received for readers, and bytes queued by writers.
     #[cfg(test)]
-    pub(crate) fn bytes_held(&self) -> (usize, usize) {
+    pub fn bytes_held(&self) -> (usize, usize) {
         (self.held, self.streams.iter().map(|(_, s)| s.queue.len()).sum())
     }
 
     /// Whether a stream may be opened now; why not, otherwise.
-    pub(crate) fn room(&self) -> Result<(), StreamError> {
+    pub fn room(&self) -> Result<(), StreamError> {
         if let Some(failure) = &self.failed {
             return Err(StreamError { unprocessed: true, ..failure.clone() });
         }
@@ -344,7 +353,7 @@ impl Engine {
     }
 
     /// Breaks a stream off and says so to the peer.
-    pub(crate) fn reset(&mut self, key: StreamKey, reason: Reason, unprocessed: bool, detail: &str) {
+    pub fn reset(&mut self, key: StreamKey, reason: Reason, unprocessed: bool, detail: &str) {
         let Some(stream) = self.get(key).filter(|s| !s.is_closed()) else { return };
         let id = stream.id;
         self.late = self.late.saturating_add(LATE_BYTES);
@@ -362,7 +371,7 @@ impl Engine {
 
     /// The reader goes away. Before the regular end the origination breaks the stream off, while the termination asks the
     /// peer to send no more and goes on answering.
-    pub(crate) fn release(&mut self, key: StreamKey) {
+    pub fn release(&mut self, key: StreamKey) {
         let side = self.side;
         let Some(stream) = self.get(key) else { return };
         if stream.is_released {
@@ -386,7 +395,7 @@ impl Engine {
     }
 
     /// The next part of a response's beginning.
-    pub(crate) fn poll_head(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<Result<HeadPart, StreamError>> {
+    pub fn poll_head(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<Result<HeadPart, StreamError>> {
         let lost = self.side.lost();
         let Some(stream) = self.get(key) else {
             return Poll::Ready(Err(StreamError::in_flight(lost, "the stream is gone")));
@@ -406,7 +415,7 @@ impl Engine {
     }
 
     /// The next frame of the body; taking it lets the peer send more.
-    pub(crate) fn poll_body(&mut self, key: StreamKey, cx: &Context<'_>) -> PollFrame {
+    pub fn poll_body(&mut self, key: StreamKey, cx: &Context<'_>) -> PollFrame {
         let lost = self.side.lost();
         let Some(stream) = self.get(key) else {
             return Poll::Ready(Some(Err(BodyError::new(lost, "the stream is gone"))));
@@ -443,7 +452,7 @@ impl Engine {
     }
 
     /// Ready when the stream was broken off or is over.
-    pub(crate) fn poll_gone(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<()> {
+    pub fn poll_gone(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<()> {
         match self.get(key) {
             Some(stream) if !stream.is_reset => {
                 remember(&mut stream.watcher, cx);
@@ -454,7 +463,7 @@ impl Engine {
     }
 
     /// The next stream that the peer opened and did not break off at once.
-    pub(crate) fn next_accepted(&mut self) -> Option<Accepted> {
+    pub fn next_accepted(&mut self) -> Option<Accepted> {
         loop {
             let accepted = self.accepted.pop_front()?;
             match self.get(accepted.key) {
@@ -465,7 +474,7 @@ impl Engine {
     }
 
     /// Takes no new streams and tells the peer; those that cross the message are still served.
-    pub(crate) fn drain(&mut self, reason: Reason, now: Duration) {
+    pub fn drain(&mut self, reason: Reason, now: Duration) {
         if self.is_draining() {
             return;
         }
@@ -493,7 +502,7 @@ impl Engine {
     }
 
     /// Says why and breaks everything off.
-    pub(crate) fn close(&mut self, reason: Reason, detail: &str) {
+    pub fn close(&mut self, reason: Reason, detail: &str) {
         if self.failed.is_none() {
             let last = if self.side == Side::Termination { self.newest_id } else { 0 };
             self.put_goaway(last, reason, detail);
@@ -502,7 +511,7 @@ impl Engine {
     }
 
     /// Breaks everything off: the connection is lost. Streams that never left this side are `unprocessed`.
-    pub(crate) fn fail(&mut self, reason: Reason, detail: &str) {
+    pub fn fail(&mut self, reason: Reason, detail: &str) {
         if self.failed.is_some() {
             return;
         }
@@ -519,7 +528,7 @@ impl Engine {
     }
 
     /// Looks whether the peer still lives; `now` is the age of the connection. Returns when to look again.
-    pub(crate) fn tick(&mut self, now: Duration) -> Result<Duration, ProtocolError> {
+    pub fn tick(&mut self, now: Duration) -> Result<Duration, ProtocolError> {
         if let Some((_, since)) = self.ping {
             if now >= since + KEEPALIVE_WITHIN {
                 return protocol_error("no sign of life");

@@ -14,7 +14,7 @@ use crate::refusal::StreamError;
 
 impl Engine {
     /// Takes bytes as they come, cut anywhere. `now` is the age of the connection. After an error nothing more is taken.
-    pub(crate) fn receive(&mut self, plain: &[u8], now: Duration) -> Result<(), ProtocolError> {
+    pub fn receive(&mut self, plain: &[u8], now: Duration) -> Result<(), ProtocolError> {
         if self.failed.is_some() {
             return Ok(());
         }

@@ -16,11 +16,11 @@ use crate::refusal::StreamError;
 
 /// The stream takes no more: it was reset, stopped by its reader, or is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stopped;
+pub struct Stopped;
 
 impl Engine {
     /// Opens a stream with the head that `write` appends.
-    pub(crate) fn open(
+    pub fn open(
         &mut self,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), HeadError>,
         is_end: bool,
@@ -54,7 +54,7 @@ impl Engine {
     }
 
     /// Sends the final response's head; nothing if the stream was broken off meanwhile.
-    pub(crate) fn send_head(
+    pub fn send_head(
         &mut self,
         key: StreamKey,
         is_end: bool,
@@ -72,7 +72,7 @@ impl Engine {
     }
 
     /// Sends a 1xx head.
-    pub(crate) fn send_info(
+    pub fn send_info(
         &mut self,
         key: StreamKey,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), HeadError>,
@@ -85,7 +85,7 @@ impl Engine {
 
     /// Ready when more may be queued. The caller is woken for room if it was refused, and in any case when the stream takes
     /// no more, so it may go on to wait for its source.
-    pub(crate) fn poll_room(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<Result<(), Stopped>> {
+    pub fn poll_room(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<Result<(), Stopped>> {
         let Some(stream) = self.get(key).filter(|s| s.sending == Sending::Open) else {
             return Poll::Ready(Err(Stopped));
         };
@@ -95,7 +95,7 @@ impl Engine {
     }
 
     /// Queues bytes, all of them: whoever has them in memory already may as well hand them over.
-    pub(crate) fn send_data(&mut self, key: StreamKey, bytes: Bytes) {
+    pub fn send_data(&mut self, key: StreamKey, bytes: Bytes) {
         let Some(stream) = self.get(key).filter(|s| s.sending == Sending::Open) else { return };
         if !bytes.is_empty() {
             stream.queue.push(bytes);
@@ -104,7 +104,7 @@ impl Engine {
     }
 
     /// Ends this direction once the queue is sent.
-    pub(crate) fn send_end(&mut self, key: StreamKey, trailers: Option<&Fields>) {
+    pub fn send_end(&mut self, key: StreamKey, trailers: Option<&Fields>) {
         let Some(stream) = self.get(key).filter(|s| s.sending == Sending::Open) else { return };
         stream.sending = Sending::Ending;
         stream.tail = match trailers {
@@ -133,12 +133,12 @@ impl Engine {
     }
 
     /// Whether [`Engine::produce`] would give anything.
-    pub(crate) fn has_output(&self) -> bool {
+    pub fn has_output(&self) -> bool {
         !self.control.is_empty() || (!self.round.is_empty() && self.send_window > 0)
     }
 
     /// Appends what may be sent now, up to about `budget` bytes of DATA.
-    pub(crate) fn produce(&mut self, out: &mut Vec<u8>, budget: usize) {
+    pub fn produce(&mut self, out: &mut Vec<u8>, budget: usize) {
         out.extend_from_slice(&self.control);
         // A burst's memory is not kept by an idle connection.
         if self.control.capacity() > 16 * 1024 {
@@ -200,7 +200,7 @@ fn put_tail(stream: &mut Stream, out: &mut Vec<u8>) {
 }
 
 /// Whose fault a head is that cannot be carried.
-pub(crate) fn reason_of(error: HeadError) -> Reason {
+pub fn reason_of(error: HeadError) -> Reason {
     match error {
         HeadError::TooLarge | HeadError::TooManyFields => Reason::HeadTooLarge,
         HeadError::Line | HeadError::Value | HeadError::Start | HeadError::Framing => Reason::MalformedRequest,
