@@ -3,17 +3,22 @@
 //! A registration is stored as a `Workload` resource before it is acknowledged. Who is connected is known here alone, in
 //! [`presence`]; what may be registered is decided by the grants, never by what a proxy says of itself.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher as _, BuildHasherDefault};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use leno_api::{Address, EndpointState, Member, Port, ServicePorts};
 use leno_discovery::server::Refusal;
 use leno_model::kinds::WorkloadSpec;
 use leno_model::{Kind, NamespacedName, Reason, Resource, SpiffeId};
 use leno_runtime::clock::Clock;
 use leno_store::{Expect, Key, Store, StoreError};
+use tokio::time::MissedTickBehavior;
 
 use crate::audit::{Audit, Principal, timestamp};
 use crate::ca::{Ca, store_refusal};
@@ -30,7 +35,9 @@ use presence::{Due, Presence};
 /// How often graces are looked at.
 const TICK: Duration = Duration::from_millis(500);
 /// Probes at one time.
-const MAX_PROBES: usize = 32;
+pub const MAX_PROBES: usize = 32;
+/// Locks that registrations share by their keys: so many that members which come back together seldom wait for one another.
+const LOCKS: u64 = 256;
 /// Attempts to write a registration against other writers.
 const MAX_ATTEMPTS: usize = 8;
 
@@ -51,6 +58,9 @@ pub struct Registry {
     ca: Arc<Ca>,
     audit: Arc<Audit>,
     clock: Arc<dyn Clock>,
+    /// Held from the look at `presence` to the end of the write to the store, so that the two say the same of a key. Without it an
+    /// expiry removes the record of a member that comes back at that moment and is told that it is registered.
+    writing: Vec<tokio::sync::Mutex<()>>,
     presence: Mutex<Presence<WorkloadKey>>,
     shown: Mutex<HashMap<WorkloadKey, Shown>>,
 }
@@ -67,11 +77,17 @@ impl Registry {
         grace: Duration,
     ) -> Arc<Self> {
         let presence = Mutex::new(Presence::new(grace));
-        Arc::new(Self { world, store, ca, audit, clock, presence, shown: Mutex::default() })
+        let writing = (0..LOCKS).map(|_| tokio::sync::Mutex::default()).collect();
+        Arc::new(Self { world, store, ca, audit, clock, writing, presence, shown: Mutex::default() })
     }
 
     fn presence(&self) -> MutexGuard<'_, Presence<WorkloadKey>> {
         self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn writing(&self, key: &WorkloadKey) -> tokio::sync::MutexGuard<'_, ()> {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key) % LOCKS;
+        self.writing[usize::try_from(hash).expect("less than LOCKS")].lock().await
     }
 
     fn now(&self) -> Duration {
@@ -124,6 +140,7 @@ impl Registry {
         self.authorise(peer, given).await?;
         let name = (resource.metadata.namespace.clone(), resource.metadata.name.clone());
         let services = given.services.iter().map(|s| format!("{}/{}", given.namespace, s.name)).collect();
+        let _writing = self.writing(&name).await;
         // First, and kept whatever fails below: a record that nobody watches over would stay for ever, while the presence of one
         // that was never written ends with its stream. The record comes last, so that a registration that is refused has no endpoint.
         let now = self.now();
@@ -197,7 +214,9 @@ impl Registry {
         let Some(key) = admission::workload_key(peer, instance) else {
             return Err(Refusal::new(Reason::UnauthorisedMember, format!("{peer} is not a workload")));
         };
+        let writing = self.writing(&key).await;
         let removed = self.remove(&key, generation).await.map_err(|e| store_refusal(&e.into()))?;
+        drop(writing);
         if removed {
             let detail = format!("generation {generation}");
             self.audit.record(&workload(peer), "deregister", &format!("{}/{instance}", key.0), "ok", &detail).await;
@@ -205,7 +224,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Compare-and-delete on the generation: a record that is newer stays.
+    /// Compare-and-delete on the generation: a record that is newer stays. The caller holds the lock of the key.
     async fn remove(&self, key: &WorkloadKey, generation: u64) -> Result<bool, StoreError> {
         let record_key = Key::new(Kind::Workload.as_str(), &key.0, &key.1);
         for _ in 0..MAX_ATTEMPTS {
@@ -236,21 +255,29 @@ impl Registry {
         }
     }
 
-    /// Does what is due once. Public for tests with a manual clock.
-    pub async fn tick(&self) {
-        let due = self.presence().due(self.now(), MAX_PROBES);
-        let mut probes = Vec::new();
+    /// Removes what is to go, and gives the probes that are due, at most `probes`. Whoever runs those need not wait for them: hosts
+    /// that do not answer hold up no expiry. Public for tests with a manual clock.
+    pub async fn tick(self: &Arc<Self>, probes: usize) -> Vec<BoxFuture<'static, ()>> {
+        let due = self.presence().due(self.now(), probes);
+        let mut begun: Vec<BoxFuture<'static, ()>> = Vec::new();
         for due in due {
             match due {
                 Due::Expire(key, generation) => self.expire(&key, generation).await,
-                Due::Probe(key, generation) => probes.push(self.probe(key, generation)),
+                Due::Probe(key, generation) => begun.push(Box::pin(self.clone().probe(key, generation))),
             }
         }
-        join_all(probes).await;
+        begun
     }
 
     async fn expire(&self, key: &WorkloadKey, generation: u64) {
-        match self.remove(key, generation).await {
+        let writing = self.writing(key).await;
+        // It may have come back since it was found due: expiries wait for the disk, one after the other.
+        if !self.presence().is_overdue(key, self.now()) {
+            return;
+        }
+        let removed = self.remove(key, generation).await;
+        drop(writing);
+        match removed {
             Ok(true) => {
                 let object = format!("{}/{}", key.0, key.1);
                 let detail = format!("generation {generation}: it was lost, and has not come back");
@@ -263,7 +290,7 @@ impl Registry {
         }
     }
 
-    async fn probe(&self, key: WorkloadKey, generation: u64) {
+    async fn probe(self: Arc<Self>, key: WorkloadKey, generation: u64) {
         let resource = self.world.read(|c| c.resource(Kind::Workload, &key.0, &key.1));
         let spec = resource.and_then(|r| r.spec::<WorkloadSpec>().ok());
         let addresses: Vec<_> = spec.iter().flat_map(|s| &s.addresses).map(|a| a.address).collect();
@@ -275,9 +302,15 @@ impl Registry {
 
     /// Looks after graces until dropped.
     pub async fn run(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probes = FuturesUnordered::new();
         loop {
-            tokio::time::sleep(TICK).await;
-            self.tick().await;
+            // Both are cancel-safe: a probe that is not done stays in `probes`.
+            tokio::select! {
+                _ = ticks.tick() => probes.extend(self.tick(MAX_PROBES.saturating_sub(probes.len())).await),
+                Some(()) = probes.next() => {}
+            }
         }
     }
 

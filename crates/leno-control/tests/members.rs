@@ -2,12 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::join_all;
 use leno_api::{RevocationRequest, RotationPhase, TokenRequest};
 use leno_control::audit::Audit;
 use leno_control::ca::{Ca, EXPIRED_RENEWAL_S};
+use leno_control::registry::MAX_PROBES;
 use leno_control::registry::admission::{RegisteredAddress, RegisteredPort, RegisteredService};
 use leno_control::world::feed;
 use leno_control::{Registration, Registry, Tokens, World, vip};
@@ -15,7 +20,10 @@ use leno_identity::{Authority, Issued, JoinToken, KeyPair, PeerIdentity, csr};
 use leno_model::{Kind, Reason, SpiffeId, TrustDomain};
 use leno_runtime::clock::{Clock, ManualClock};
 use leno_runtime::scope::Scope;
-use leno_store::{RedbSettings, RedbStore, Store};
+use leno_store::{
+    BoxFuture, Cursor, Expect, Key, ListPage, Page, Record, RedbSettings, RedbStore, Store, StoreError, Version, Watch,
+};
+use tokio::sync::oneshot;
 
 const NOW: u64 = 1_800_000_000;
 const TTL_S: u64 = 3600;
@@ -90,6 +98,11 @@ impl Drop for Mesh {
     fn drop(&mut self) {
         self.feed.cancel();
     }
+}
+
+/// What is due once, with the probes to their end.
+async fn tick(registry: &Arc<Registry>) {
+    join_all(registry.tick(MAX_PROBES).await).await;
 }
 
 fn peer(issued: &Issued) -> PeerIdentity {
@@ -250,7 +263,7 @@ async fn generations_decide_who_replaces_and_removes_whom() {
     mesh.registry.stream_lost(1);
     mesh.registry.deregister(&web, "a", 5).await.unwrap();
     mesh.clock.advance(GRACE * 2);
-    mesh.registry.tick().await;
+    tick(&mesh.registry).await;
     assert_eq!(mesh.instances().await, ["web.a"]);
     mesh.registry.deregister(&web, "a", 6).await.unwrap();
     assert_eq!(mesh.instances().await, [""; 0], "a drain is immediate");
@@ -265,7 +278,7 @@ async fn a_lost_instance_has_its_grace_also_over_a_restart() {
     mesh.registry.register(&web, 2, &registration("b", 1, &["web"])).await.unwrap();
     mesh.registry.stream_lost(1);
     mesh.clock.advance(GRACE - Duration::from_secs(1));
-    mesh.registry.tick().await;
+    tick(&mesh.registry).await;
     assert_eq!(mesh.registry.counts(), (1, 1));
     assert_eq!(mesh.instances().await, ["web.a", "web.b"]);
 
@@ -276,11 +289,118 @@ async fn a_lost_instance_has_its_grace_also_over_a_restart() {
     assert_eq!(taken_over.load().await.unwrap(), 2);
     taken_over.register(&web, 9, &registration("b", 1, &["web"])).await.unwrap();
     mesh.clock.advance(GRACE - Duration::from_secs(1));
-    taken_over.tick().await;
+    tick(&taken_over).await;
     assert_eq!(mesh.instances().await, ["web.a", "web.b"]);
     mesh.clock.advance(Duration::from_secs(1));
-    taken_over.tick().await;
+    tick(&taken_over).await;
     assert_eq!(mesh.instances().await, ["web.b"], "one of two expires alone");
+}
+
+type Other = BoxFuture<'static, ()>;
+
+/// A store during whose first delete something else goes on, as far as it can.
+struct Racing {
+    inner: Arc<dyn Store>,
+    /// And who gets what of it is left.
+    other: Mutex<Option<(Other, oneshot::Sender<Other>)>>,
+}
+
+impl Store for Racing {
+    fn delete<'a>(&'a self, key: &'a Key, expect: Expect) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let other = self.other.lock().unwrap().take();
+            if let Some((mut other, left)) = other {
+                let mut done = false;
+                // Reads of the store are answered at once. What is not done by then waits for this delete.
+                for _ in 0..100 {
+                    done = done || poll_fn(|context| Poll::Ready(other.as_mut().poll(context).is_ready())).await;
+                    tokio::task::yield_now().await;
+                }
+                if !done {
+                    drop(left.send(other));
+                }
+            }
+            self.inner.delete(key, expect).await
+        })
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        self.inner.get(key)
+    }
+    fn put<'a>(&'a self, key: &'a Key, value: Bytes, expect: Expect) -> BoxFuture<'a, Result<Version, StoreError>> {
+        self.inner.put(key, value, expect)
+    }
+    fn list<'a>(
+        &'a self,
+        kind: &'a str,
+        namespace: Option<&'a str>,
+        page: Page,
+    ) -> BoxFuture<'a, Result<ListPage, StoreError>> {
+        self.inner.list(kind, namespace, page)
+    }
+    fn watch<'a>(&'a self, kind: &'a str, from: &'a Cursor) -> BoxFuture<'a, Result<Box<dyn Watch>, StoreError>> {
+        self.inner.watch(kind, from)
+    }
+    fn now<'a>(&'a self, kind: &'a str) -> BoxFuture<'a, Result<Cursor, StoreError>> {
+        self.inner.now(kind)
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_while_expiries_run_is_registered() {
+    let mesh = Mesh::new().await;
+    let (api, web) = (mesh.join(&["api"]).await.spiffe, mesh.join(&["web"]).await.spiffe);
+    let store = Arc::new(Racing { inner: mesh.store.clone(), other: Mutex::default() });
+    let clock: Arc<dyn Clock> = Arc::new(mesh.clock.clone());
+    let registry = Registry::new(mesh.world.clone(), store.clone(), mesh.ca.clone(), mesh.audit.clone(), clock, GRACE);
+    registry.register(&api, 1, &registration("a", 1, &["api"])).await.unwrap();
+    registry.register(&web, 2, &registration("b", 1, &["web"])).await.unwrap();
+    registry.stream_lost(1);
+    registry.stream_lost(2);
+    mesh.clock.advance(GRACE);
+    // Both are due. While the first is deleted, both come back as they were.
+    let back = registry.clone();
+    let (left, unfinished) = oneshot::channel();
+    *store.other.lock().unwrap() = Some((
+        Box::pin(async move {
+            let (a, b) = (registration("a", 1, &["api"]), registration("b", 1, &["web"]));
+            let (a, b) = tokio::join!(back.register(&api, 3, &a), back.register(&web, 4, &b));
+            a.and(b).unwrap();
+        }),
+        left,
+    ));
+    let finish = async {
+        if let Ok(unfinished) = unfinished.await {
+            unfinished.await;
+        }
+    };
+    tokio::join!(tick(&registry), finish);
+    assert_eq!(mesh.instances().await, ["api.a", "web.b"], "both were told that they are registered");
+    assert_eq!(registry.counts(), (2, 0));
+    // And they are watched over: lost again, they go.
+    registry.stream_lost(3);
+    registry.stream_lost(4);
+    mesh.clock.advance(GRACE);
+    tick(&registry).await;
+    assert_eq!((mesh.instances().await, registry.counts()), (Vec::new(), (0, 0)));
+}
+
+#[tokio::test]
+async fn probes_without_an_answer_hold_up_no_expiry() {
+    let mesh = Mesh::new().await;
+    let (api, web) = (mesh.join(&["api"]).await.spiffe, mesh.join(&["web"]).await.spiffe);
+    for (stream, name) in (1..).zip(["a", "b"]) {
+        mesh.registry.register(&web, stream, &registration(name, 1, &["web"])).await.unwrap();
+        mesh.registry.stream_lost(stream);
+    }
+    mesh.registry.register(&api, 3, &registration("c", 1, &["api"])).await.unwrap();
+    mesh.clock.advance(GRACE);
+    let under_way = mesh.registry.tick(MAX_PROBES).await;
+    assert_eq!(under_way.len(), 2, "lost together: both are probed, and nobody has answered yet");
+    mesh.registry.stream_lost(3);
+    mesh.clock.advance(GRACE);
+    assert_eq!(mesh.registry.tick(0).await.len(), 0, "no room for more probes");
+    assert_eq!(mesh.instances().await, ["web.a", "web.b"]);
 }
 
 #[tokio::test]
@@ -300,12 +420,12 @@ async fn instances_lost_together_are_probed_before_they_go() {
         mesh.registry.stream_lost(stream);
     }
     mesh.clock.advance(GRACE);
-    mesh.registry.tick().await;
+    tick(&mesh.registry).await;
     assert_eq!(mesh.instances().await.len(), 3, "the first tick only probes");
-    mesh.registry.tick().await;
+    tick(&mesh.registry).await;
     assert_eq!(mesh.instances().await, ["web.c"], "two were refused; the third answers and stays");
     // Alone now, it is no mass: who does not come back within the grace goes.
-    mesh.registry.tick().await;
+    tick(&mesh.registry).await;
     assert_eq!(mesh.instances().await, [""; 0]);
 }
 
@@ -327,11 +447,11 @@ async fn hosts_that_lose_their_power_together_expire() {
     mesh.clock.advance(GRACE);
     let mut waited = Duration::ZERO;
     while mesh.instances().await.len() == 4 && waited < GRACE * 10 {
-        mesh.registry.tick().await;
+        tick(&mesh.registry).await;
         mesh.clock.advance(Duration::from_secs(10));
         waited += Duration::from_secs(10);
     }
-    mesh.registry.tick().await;
+    tick(&mesh.registry).await;
     assert_eq!(mesh.instances().await, ["web.c", "web.d"]);
     assert!(waited > GRACE * 2, "not before they were silent for two graces: {waited:?}");
     assert_eq!(mesh.registry.lost(), [""; 0]);
@@ -354,7 +474,7 @@ async fn a_registration_that_fails_half_way_leaves_no_endpoint_behind() {
     mesh.registry.stream_lost(1);
     mesh.registry.stream_lost(2);
     mesh.clock.advance(GRACE);
-    mesh.registry.tick().await;
+    tick(&mesh.registry).await;
     assert_eq!((mesh.instances().await, mesh.registry.counts()), (Vec::new(), (0, 0)));
 }
 

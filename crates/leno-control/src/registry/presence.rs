@@ -164,6 +164,12 @@ impl<K: Clone + Eq + Hash + Ord> Presence<K> {
         })
     }
 
+    /// Whether it is lost and its grace is over: it may have come back since it was [due](Self::due).
+    #[must_use]
+    pub fn is_overdue(&self, key: &K, now: Duration) -> bool {
+        self.lost_for(key, now).flatten().is_some_and(|lost| lost >= self.grace)
+    }
+
     /// The lost instances, in the order of keys.
     #[must_use]
     pub fn lost(&self) -> Vec<K> {
@@ -275,6 +281,7 @@ mod tests {
             assert_eq!(presence.stream_lost(0, s(100)), ["i0"]);
             assert_eq!(presence.due(s(129), 9), []);
             assert_eq!(presence.due(s(130), 9), [expire("i0")], "{total} instances");
+            assert!(!presence.is_overdue(&"i0".into(), s(129)) && presence.is_overdue(&"i0".into(), s(130)));
             presence.removed(&"i0".into(), 1);
             assert_eq!(presence.due(s(1000), 9), []);
         }
@@ -286,6 +293,7 @@ mod tests {
         presence.stream_lost(0, s(100));
         assert!(presence.connected("i0".into(), 1, web(), 7, s(110)));
         assert_eq!(presence.due(s(200), 9), []);
+        assert!(!presence.is_overdue(&"i0".into(), s(200)));
         assert_eq!(presence.stream_lost(0, s(300)), [""; 0], "the old stream's end means nothing any more");
     }
 
