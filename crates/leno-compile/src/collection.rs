@@ -13,7 +13,7 @@ use leno_model::kinds::{
     MeshConfigStatus, ReferenceGrantSpec, ServiceInfoSpec, ServiceSpec, TrafficPolicySpec,
 };
 use leno_model::resource::{Metadata, Resource, ResourceRef};
-use leno_model::{Kind, Spec, targets};
+use leno_model::{Kind, MAX_RESOURCE, Spec, targets};
 
 use crate::{access, route};
 
@@ -153,6 +153,9 @@ fn is_security(kind: &str) -> bool {
 
 pub(crate) fn decode(key: &ResourceRef, json: &[u8]) -> Result<Arc<Good>, Fault> {
     let fault = |code, message: String| Box::new(Diagnostic::about(key.clone(), Severity::Error, code, "", message));
+    if json.len() > MAX_RESOURCE {
+        return Err(fault(Code::LimitExceeded, format!("{} bytes; at most {MAX_RESOURCE} are accepted", json.len())));
+    }
     let resource = Resource::from_json(json).map_err(|e| fault(Code::Undecodable, e.to_string()))?;
     if resource.reference() != *key {
         return Err(fault(Code::Undecodable, format!("sent as {key}, says it is {}", resource.reference())));

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use leno_api as api;
 use leno_api::{Action, ApplyResponse, ApplyResult, ErrorBody, ErrorReason, ObjectRef};
 use leno_model::kinds::MeshConfigSpec;
-use leno_model::{Code, Diagnostic, FieldPath, Kind, ParsedResource, Resource, Severity, TrustDomain};
+use leno_model::{Code, Diagnostic, FieldPath, Kind, MAX_RESOURCE, ParsedResource, Resource, Severity, TrustDomain};
 use leno_runtime::clock::Clock;
 use leno_store::{Expect, Key, Store, StoreError, Version};
 use serde_json::Value;
 
 use crate::audit::{Audit, Principal, timestamp};
 use crate::ca::random_id;
+use crate::world::encode;
 
 /// Attempts of a write without a given version: each loses only to another writer's success.
 const MAX_ATTEMPTS: usize = 16;
@@ -108,6 +109,12 @@ impl Writer {
             }
             let old = found.as_ref().and_then(|r| Resource::from_json(&r.value).ok());
             let stored = merged(wanted, kind, old.as_ref(), self.clock.unix_seconds());
+            // Aliases make a short text a large resource. Stored, it would be refused by every proxy, or close what it is about.
+            let size = encode::resource(&stored).body.len();
+            if size > MAX_RESOURCE {
+                let message = format!("{key} has {size} bytes as JSON; at most {MAX_RESOURCE} can be sent to a proxy");
+                return Err(error(ErrorReason::TooLarge, message));
+            }
             if old.as_ref() == Some(&stored) {
                 return Ok((Action::Unchanged, current.map(str::to_owned)));
             }

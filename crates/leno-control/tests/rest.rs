@@ -161,6 +161,33 @@ async fn faults_have_positions_and_leave_other_documents_alone() {
 }
 
 #[tokio::test]
+async fn what_no_proxy_would_accept_is_not_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let plane = start(directory.path()).await;
+    let client = client(&plane, directory.path());
+    let callers: Vec<String> = (0..2000).map(|n| format!("spiffe://mesh.leno/ns/shop/sa/caller-{n}")).collect();
+    let policy = |name: &str, rules: usize| {
+        let first = format!("    - action: allow\n      from: &f [{{identities: [{}]}}]\n", callers.join(","));
+        let more = "    - {action: allow, from: *f}\n".repeat(rules - 1);
+        format!(
+            "apiVersion: leno.dev/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  rules:\n{first}{more}"
+        )
+    };
+    for dry_run in [true, false] {
+        let text = policy("large", 16);
+        assert!(text.len() < 100_000, "the text is small: {}", text.len());
+        let response = client.apply(&format!("{WEB}---\n{text}"), None, dry_run).await.unwrap();
+        let refused = response.results.iter().find(|r| r.action == Action::Refused).expect("a refusal");
+        assert_eq!((refused.object.name.as_str(), response.is_success()), ("large", false));
+        assert_eq!(refused.error.as_ref().unwrap().reason, ErrorReason::TooLarge, "{:?}", refused.error);
+    }
+    assert!(client.get("accesspolicies", "shop", "large").await.unwrap_err().is_not_found());
+    assert!(client.get("services", "shop", "web").await.is_ok(), "others are unaffected");
+    assert!(client.apply(&policy("small", 8), None, false).await.unwrap().is_success());
+    plane.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_stale_version_is_a_conflict() {
     let directory = tempfile::tempdir().unwrap();
     let plane = start(directory.path()).await;

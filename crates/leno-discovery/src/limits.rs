@@ -4,10 +4,9 @@ use std::time::Duration;
 
 /// Protocol version that this code speaks; the lowest and highest are the same until there is a second.
 pub const PROTOCOL: u32 = 1;
-/// Largest message in bytes: room for a resume of some 40,000 resources, small enough to hold for every stream.
+/// Largest message in bytes: room for a resume of some 40,000 resources and for the largest stored record, small enough to hold for
+/// every stream.
 pub const MAX_MESSAGE: usize = 4 << 20;
-/// Largest resource body; leaves room for its key in a message.
-pub const MAX_BODY: usize = 1 << 20;
 /// Subscriptions per stream: a workload that calls more services than this is a scan.
 pub const MAX_SUBSCRIPTIONS: usize = 10_000;
 /// Resources that a client may claim to hold, over all its subscriptions.

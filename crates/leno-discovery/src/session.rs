@@ -32,7 +32,4 @@ pub enum ProtocolError {
     /// Over [`crate::limits::MAX_HELD`].
     #[error("the client claims to hold more than {max} resources", max = crate::limits::MAX_HELD)]
     TooManyHeld,
-    /// A body over [`crate::limits::MAX_BODY`].
-    #[error("a resource body of {0} bytes")]
-    BodyTooLarge(usize),
 }

@@ -199,6 +199,42 @@ fn backoff_grows_is_jittered_and_bounded() {
 }
 
 #[test]
+fn a_resource_over_the_limit_is_handed_on_to_be_refused() {
+    let mut session = ClientSession::new(ClientSettings::default(), Instant::now());
+    session.subscribe(&CollectionName::Mesh, Default::default(), Instant::now());
+    session.connected();
+    let subscription = std::iter::from_fn(|| session.next_message())
+        .find_map(|m| match m.kind {
+            Some(client_message::Kind::Subscribe(s)) => Some(s.subscription),
+            _ => None,
+        })
+        .unwrap();
+    let welcome = proto::Welcome { protocol: 1, ..Default::default() };
+    let key = Key::new("AccessPolicy", "a", "b");
+    let resource = proto::Resource {
+        collection: "mesh".into(),
+        key: Some(key.to_proto()),
+        version: 7,
+        body: vec![b' '; leno_model::MAX_RESOURCE + 1].into(),
+        subscription,
+        ..Default::default()
+    };
+    let complete = proto::Complete { collection: "mesh".into(), version: 1, subscription };
+    let mut last = None;
+    for kind in [
+        server_message::Kind::Welcome(welcome),
+        server_message::Kind::Resource(resource),
+        server_message::Kind::Complete(complete),
+    ] {
+        last = session.receive(proto::ServerMessage { kind: Some(kind) }).unwrap();
+    }
+    let Some(ClientEvent::Update { changes, .. }) = last else { panic!("{last:?}") };
+    assert_eq!(changes.iter().map(|c| &c.key).collect::<Vec<_>>(), [&key]);
+    session.applied(&CollectionName::Mesh, &key, 7, Err("too large"));
+    assert!(session.is_up() && session.has_message(), "the refusal is said on the same stream");
+}
+
+#[test]
 fn a_server_that_misbehaves_is_left() {
     let mut session = ClientSession::new(ClientSettings::default(), Instant::now());
     session.connected();
@@ -207,16 +243,6 @@ fn a_server_that_misbehaves_is_left() {
     assert!(matches!(
         receive(&mut session, server_message::Kind::Resource(resource)),
         Err(ProtocolError::Collection(_))
-    ));
-    let resource = proto::Resource {
-        collection: "mesh".into(),
-        key: Some(Key::new("Service", "a", "b").to_proto()),
-        body: vec![0; limits::MAX_BODY + 1].into(),
-        ..Default::default()
-    };
-    assert!(matches!(
-        receive(&mut session, server_message::Kind::Resource(resource)),
-        Err(ProtocolError::BodyTooLarge(_))
     ));
     let unasked = proto::Complete { collection: "out:a/b".into(), version: 1, subscription: 0 };
     assert_eq!(receive(&mut session, server_message::Kind::Complete(unasked)), Ok(None));

@@ -34,5 +34,5 @@ pub use names::{AppProtocol, Name, NamespacedName};
 pub use path::FieldPath;
 pub use pattern::Pattern;
 pub use reason::{Fault, Reason};
-pub use resource::{Metadata, Resource, ResourceRef, Spec, SpecError};
+pub use resource::{MAX_RESOURCE, Metadata, Resource, ResourceRef, Spec, SpecError};
 pub use time_span::TimeSpan;

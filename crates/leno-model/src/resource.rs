@@ -11,6 +11,10 @@ use serde_json::{Map, Value};
 use crate::kind::Kind;
 use crate::names::{NameError, NamespacedName};
 
+/// Largest resource that a proxy accepts, in bytes of the JSON it is sent: what the API takes as text, so that only what aliases
+/// multiply is over it, and compiled in milliseconds.
+pub const MAX_RESOURCE: usize = 1 << 20;
+
 /// A resource. Unknown fields, at the top, in the metadata and in the spec, are kept as they came.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -254,6 +254,48 @@ fn a_refusal_by_a_proxy_is_seen_by_the_operator_until_it_is_gone() {
 }
 
 #[test]
+fn a_resource_over_the_limit_closes_and_takes_no_stream_with_it() {
+    local(async {
+        let mut plane = Plane::start().await;
+        let web = plane.join("web", Some(8080)).await;
+        web.handle.serve(HOP.parse().unwrap()).await;
+        web.handle.wait_for(|s| s.registered).await;
+        let cart = leno_model::SpiffeId::new("spiffe://mesh.leno/ns/default/sa/cart").unwrap();
+        let may_call = || {
+            let snapshot = web.link.snapshots.borrow();
+            let port = snapshot.inbound.get(&service("web")).and_then(|plan| plan.ports.get(&80).cloned());
+            port.map(|port| port.access.decide(Some(&cart), 80, None).allowed)
+        };
+        until("the inbound plan", || may_call() == Some(true)).await;
+
+        plane.stop().await;
+        let (api, kind) = ("leno.dev/v1alpha1", "AccessPolicy");
+        let policy = |note: &str| {
+            format!(
+                r#"{{"apiVersion":"{api}","kind":"{kind}","metadata":{{"name":"large","namespace":"default","annotations":{{"note":"{note}"}}}},"spec":{{"rules":[{{"action":"allow"}}]}}}}"#
+            )
+        };
+        plane.put(kind, "large", policy(&"x".repeat(leno_model::MAX_RESOURCE))).await;
+        plane.restart().await;
+        until("the policy that is refused to close", || may_call() == Some(false)).await;
+        web.handle.wait_for(|s| s.connected && s.registered).await;
+        let nack = loop {
+            let nacks = plane.api.overview().await.unwrap().nacks;
+            if let Some(nack) = nacks.into_iter().find(|n| n.resource == "AccessPolicy default/large") {
+                break nack;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        assert!(nack.error.contains("at most 1048576"), "{nack:?}");
+        let status = web.handle.status();
+        assert!(status.connected && status.problem.is_none(), "{:?}", status.problem);
+        // Over the same stream comes what opens it again.
+        plane.apply(&policy("small")).await;
+        until("the smaller one", || may_call() == Some(true)).await;
+    });
+}
+
+#[test]
 fn a_resume_is_answered_with_what_changed() {
     local(async {
         let plane = Plane::start().await;

@@ -1,6 +1,7 @@
 //! What is kept of what is sent.
 
 use leno_model::TrustDomain;
+use leno_model::kinds::workload::WorkloadPort;
 use leno_plan::RequestView;
 use proptest::prelude::*;
 use serde_json::json;
@@ -31,6 +32,26 @@ fn the_last_good_version_stays() {
     assert!(compile_destination(&web(), &c, &mesh()).0.ports.contains_key(&81));
     c.delete(&service_key);
     assert!(c.is_empty() && compile_destination(&web(), &c, &mesh()).0.ports.is_empty());
+}
+
+#[test]
+fn what_is_over_the_limit_is_refused_and_closes_if_it_is_about_security() {
+    let padded = |r: Resource| [r.to_json(), vec![b' '; leno_model::MAX_RESOURCE]].concat();
+    let web_service = || service(json!([{"port": 80}]));
+    let mut c = collection(&[web_service()]);
+    let fault = c.upsert(key("Service", "shop", "web"), 2, &padded(service(json!([{"port": 81}]))));
+    assert_eq!(fault.map(|d| d.code), Some(Code::LimitExceeded));
+    assert!(compile_destination(&web(), &c, &mesh()).0.ports.contains_key(&80), "the last good one");
+    let policy = resource(Kind::AccessPolicy, "p", json!({"rules": [{"action": "allow"}]}));
+    let allowed = |c: &Collection| {
+        let registered = [WorkloadPort { port: 80, service_port: None, name: None, app_protocol: None }];
+        let plan = compile_inbound(&web(), c, &mesh(), &registered).0;
+        let caller = leno_model::SpiffeId::new("spiffe://mesh.leno/ns/shop/sa/cart").unwrap();
+        plan.ports[&80].access.decide(Some(&caller), 80, None).allowed
+    };
+    assert!(allowed(&c));
+    assert!(c.upsert(key("AccessPolicy", "shop", "p"), 1, &padded(policy.clone())).is_some() && !allowed(&c));
+    assert!(c.upsert(key("AccessPolicy", "shop", "p"), 2, &policy.to_json()).is_none() && allowed(&c));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use leno_proxy::control::{self, ControlHandle, JoinError, Prepared};
 use leno_proxy::settings::{Secret, ServedPort};
 use leno_proxy::snapshot::{Wish, WorkerLink, link};
 use leno_runtime::{AbortOnDrop, SystemClock};
+use leno_store::{Expect, Key, RedbSettings, RedbStore, Store as _};
 use tempfile::TempDir;
 
 /// Where members say that their hop is; nobody calls it.
@@ -86,6 +87,12 @@ impl Plane {
         plane.ready().await;
         self.plane = Some(plane);
         self.api = client(&self.settings, self.place.path());
+    }
+
+    /// Puts a resource past the API into the store of a control plane that is stopped, as an earlier version may have left it there.
+    pub async fn put(&self, kind: &str, name: &str, json: String) {
+        let store = RedbStore::open(self.place.path(), &RedbSettings::default()).unwrap();
+        store.put(&Key::new(kind, "default", name), json.into(), Expect::Any).await.unwrap();
     }
 
     pub async fn token(&self, services: &[&str]) -> Secret {
