@@ -101,6 +101,7 @@ fn identities(
 
 /// An endpoint, and what differs by port.
 struct Instance<'c> {
+    key: Arc<str>,
     spec: &'c EndpointSpec,
     /// Service port → application port; `None`: every port.
     serves: Option<BTreeMap<u16, u16>>,
@@ -131,7 +132,10 @@ fn endpoints<'c>(
             continue;
         }
         let serves = (!spec.ports.is_empty()).then(|| application_ports(ports, &spec.ports));
+        // An Endpoint is called `service.serviceaccount.instance`. The instance alone is the choice of each identity.
+        let name = key.name.strip_prefix(service.name.as_str()).and_then(|n| n.strip_prefix('.')).unwrap_or(&key.name);
         let mut instance = Instance {
+            key: name.into(),
             serves,
             spec,
             labels: Arc::new(spec.labels.clone()),
@@ -162,7 +166,7 @@ impl Instance<'_> {
         let transports: Vec<_> = hops.chain(mtls).collect();
         (!transports.is_empty()).then(|| {
             Arc::new(Endpoint {
-                key: self.spec.instance.as_str().into(),
+                key: self.key.clone(),
                 transports,
                 zone: self.spec.zone.as_deref().map(Arc::from),
                 labels: self.labels.clone(),

@@ -103,7 +103,7 @@ impl EndpointSet {
 /// One instance of a service, as one of its ports is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The instance's id, unique within the service and stable over changes of address.
+    /// The service account and the instance of it, `ACCOUNT.INSTANCE`: unique within the service, and stable over changes of address.
     pub key: Arc<str>,
     /// Ways to reach it, best first.
     pub transports: Vec<Transport>,

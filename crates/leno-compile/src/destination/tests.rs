@@ -16,7 +16,8 @@ fn info(identities: Value) -> Resource {
 }
 
 fn endpoint(name: &str, extra: Value) -> Resource {
-    let mut spec = json!({"service": "web", "instance": name, "addresses": [{"transport": "leno/1", "address": "10.0.0.1:15008"}]});
+    let mut spec =
+        json!({"service": "web", "instance": "i", "addresses": [{"transport": "leno/1", "address": "10.0.0.1:15008"}]});
     spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     resource(Kind::Endpoint, name, spec)
 }
@@ -49,6 +50,19 @@ fn identities_are_those_of_the_service_in_our_trust_domain() {
     assert_eq!(plan.identities.iter().map(SpiffeId::as_str).collect::<Vec<_>>(), [ours]);
     assert_eq!(said, ["web InvalidValue spec.identities"]);
     assert!(compile(&[service(json!([{"port": 80}]))]).0.identities.is_empty());
+}
+
+#[test]
+fn instances_of_two_identities_may_share_a_name() {
+    let at = |address: &str| json!({"addresses": [{"transport": "leno/1", "address": address}]});
+    let (plan, _) = compile(&[
+        service(json!([{"port": 80}])),
+        endpoint("web.blue.1", at("10.0.0.1:15008")),
+        endpoint("web.green.1", at("10.0.0.2:15008")),
+    ]);
+    let endpoints = plan.ports[&80].endpoints.as_slice();
+    let said: Vec<_> = endpoints.iter().map(|e| (&*e.key, e.transports[0].addr().to_string())).collect();
+    assert_eq!(said, [("blue.1", "10.0.0.1:15008".to_owned()), ("green.1", "10.0.0.2:15008".to_owned())]);
 }
 
 #[test]
