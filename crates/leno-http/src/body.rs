@@ -15,7 +15,7 @@ use leno_model::Reason;
 use crate::h1::{IncomingBody, LeasedBody};
 use crate::h2::H2Body;
 use crate::head::{Fields, RequestHead, ResponseHead};
-use crate::hop::HopBody;
+use crate::hop::{HopBody, HopInterim};
 use crate::raw::RawBody;
 
 /// Most 1xx answers passed on per request; a server that sends more is cut down, not believed.
@@ -55,6 +55,20 @@ pub type PollFrame = Poll<Option<Result<Frame, BodyError>>>;
 pub trait BodyStream {
     /// The next frame; after `None`, an error or trailers it is not called again.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame;
+
+    /// Called instead of dropping the box, by whoever wants to fill it again: everything that it holds must be let go.
+    fn retire(self: Box<Self>) {}
+}
+
+/// A boxed source, which is retired when dropped.
+pub struct CustomBody(Option<Box<dyn BodyStream>>);
+
+impl Drop for CustomBody {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.take() {
+            stream.retire();
+        }
+    }
 }
 
 /// The body of a request or response.
@@ -70,16 +84,28 @@ pub enum Body {
     /// A request body from an HTTP/1 connection.
     H1(IncomingBody),
     /// A response body with the HTTP/1 connection it comes from.
-    H1Leased(Box<LeasedBody>),
+    H1Leased(LeasedBody),
     /// A stream of a hop.
     Hop(HopBody),
     /// From an HTTP/2 stream.
     H2(Box<H2Body>),
     /// Another source.
-    Custom(Box<dyn BodyStream>),
+    Custom(CustomBody),
 }
 
 impl Body {
+    /// A body from a source outside this crate.
+    #[must_use]
+    pub fn custom(stream: impl BodyStream + 'static) -> Self {
+        Self::boxed(Box::new(stream))
+    }
+
+    /// As [`Body::custom`], in a box that is there already.
+    #[must_use]
+    pub fn boxed(stream: Box<dyn BodyStream>) -> Self {
+        Self::Custom(CustomBody(Some(stream)))
+    }
+
     /// The next frame, the regular end (`None`), or why it broke off. Nothing is read ahead. After the end it stays ended.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
         let polled = match self {
@@ -94,7 +120,7 @@ impl Body {
             Self::H1Leased(body) => body.poll_frame(cx),
             Self::Hop(body) => body.poll_frame(cx),
             Self::H2(body) => body.poll_frame(cx),
-            Self::Custom(stream) => stream.poll_frame(cx),
+            Self::Custom(CustomBody(stream)) => stream.as_mut().expect("taken when dropped").poll_frame(cx),
         };
         if matches!(polled, Poll::Ready(None | Some(Err(_) | Ok(Frame::Trailers(_))))) {
             *self = Self::Empty;
@@ -158,7 +184,14 @@ impl fmt::Debug for Body {
 
 /// Takes 1xx answers back to the caller while its request is under way. The first 16 are passed on, later ones dropped.
 #[derive(Clone)]
-pub struct InterimSink(Rc<Interim<dyn Fn(ResponseHead)>>);
+pub struct InterimSink(Sink);
+
+#[derive(Clone)]
+enum Sink {
+    Call(Rc<Interim<dyn Fn(ResponseHead)>>),
+    /// To the peer of a hop; the stream counts.
+    Hop(HopInterim),
+}
 
 struct Interim<F: ?Sized> {
     left: Cell<u8>,
@@ -169,21 +202,42 @@ impl InterimSink {
     /// A sink that calls `deliver` for each interim head; it must not block.
     #[must_use]
     pub fn new(deliver: impl Fn(ResponseHead) + 'static) -> Self {
-        Self(Rc::new(Interim { left: Cell::new(MAX_INTERIM), deliver }))
+        Self(Sink::Call(Rc::new(Interim { left: Cell::new(MAX_INTERIM), deliver })))
+    }
+
+    /// The sink of a hop's stream.
+    pub(crate) fn of_hop(hop: HopInterim) -> Self {
+        Self(Sink::Hop(hop))
+    }
+
+    /// Makes it a new one, if nobody else has it.
+    pub(crate) fn renew(&mut self) -> bool {
+        let Sink::Call(interim) = &mut self.0 else { return false };
+        Rc::get_mut(interim).is_some_and(|interim| {
+            interim.left.set(MAX_INTERIM);
+            true
+        })
     }
 
     /// Passes one on; `false` if the caller has had its share.
     pub fn send(&self, head: ResponseHead) -> bool {
-        let Some(left) = self.0.left.get().checked_sub(1) else { return false };
-        self.0.left.set(left);
-        (self.0.deliver)(head);
+        let interim = match &self.0 {
+            Sink::Call(interim) => interim,
+            Sink::Hop(hop) => return hop.send(&head),
+        };
+        let Some(left) = interim.left.get().checked_sub(1) else { return false };
+        interim.left.set(left);
+        (interim.deliver)(head);
         true
     }
 }
 
 impl fmt::Debug for InterimSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InterimSink({} left)", self.0.left.get())
+        match &self.0 {
+            Sink::Call(interim) => write!(f, "InterimSink({} left)", interim.left.get()),
+            Sink::Hop(_) => f.write_str("InterimSink(hop)"),
+        }
     }
 }
 

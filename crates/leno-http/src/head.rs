@@ -7,6 +7,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::spare::{SpareVec, stock};
 use crate::{MAX_FIELDS, MAX_HEAD};
 
 /// Why a head is not one.
@@ -183,9 +184,11 @@ struct Slot {
 #[derive(Clone, Default)]
 pub struct Fields {
     block: Bytes,
-    slots: Vec<Slot>,
-    added: Vec<u8>,
+    slots: SpareVec<Slot>,
+    added: SpareVec<u8>,
 }
+
+stock!(SLOTS: Vec<Slot>);
 
 /// `tchar` of RFC 9110 section 5.6.2.
 const fn is_tchar(b: u8) -> bool {
@@ -232,7 +235,7 @@ impl Fields {
     /// Each field's line must be `name ":" OWS value OWS CRLF`, as `httparse` leaves it.
     #[must_use]
     pub fn from_parsed<'a>(block: &Bytes, parsed: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])>) -> Self {
-        let mut slots = Vec::with_capacity(parsed.len());
+        let mut slots = SpareVec::with_room(parsed.len());
         for (name, value) in parsed {
             let name_at = offset(block, name);
             let value_at = if value.is_empty() { name_at } else { offset(block, value) };
@@ -247,7 +250,7 @@ impl Fields {
                 is_added: false,
             });
         }
-        Self { block: block.clone(), slots, added: Vec::new() }
+        Self { block: block.clone(), slots, added: SpareVec::default() }
     }
 
     /// Parses lines of `name: value CRLF`, strictly: no folding, no bare CR or LF, no space before the colon.
@@ -255,7 +258,7 @@ impl Fields {
         if block.len() > MAX_HEAD {
             return Err(HeadError::TooLarge);
         }
-        let mut slots = Vec::with_capacity(16);
+        let mut slots = SpareVec::with_room(16);
         let mut at = 0;
         while at < block.len() {
             let end = memchr::memchr(b'\n', &block[at..]).map(|n| at + n).ok_or(HeadError::Line)?;
@@ -282,7 +285,7 @@ impl Fields {
             });
             at = end + 1;
         }
-        Ok(Self { block, slots, added: Vec::new() })
+        Ok(Self { block, slots, added: SpareVec::default() })
     }
 
     fn source(&self, slot: &Slot) -> &[u8] {
@@ -384,6 +387,8 @@ impl Fields {
             return;
         }
         let narrow = |n: usize| u32::try_from(n).expect("added fields come from configuration and are small");
+        self.added.prepare();
+        self.slots.prepare();
         let name_at = self.added.len();
         self.added.extend_from_slice(name.as_bytes());
         self.added.extend_from_slice(b": ");

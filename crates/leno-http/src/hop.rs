@@ -34,6 +34,7 @@ pub use pool::{HopFailure, MAX_HOPS_PER_KEY, Pool};
 pub use registry::{HopInfo, Peer, Registry, Stats};
 pub use server::serve;
 pub use stream::HopBody;
+pub(crate) use stream::HopInterim;
 
 use state::Side;
 

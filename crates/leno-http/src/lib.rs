@@ -23,6 +23,7 @@ mod pump;
 pub mod raw;
 pub mod refusal;
 pub mod serve;
+mod spare;
 pub mod tcp;
 
 pub use body::{Body, BodyError, BodyStream, Frame, InterimSink, Request, Response};

@@ -14,6 +14,7 @@ use leno_model::Reason;
 use tokio::net::TcpStream;
 
 use crate::body::{Body, BodyError, Frame, PollFrame};
+use crate::spare;
 
 /// One per worker thread; large enough that a bulk stream costs few calls (DESIGN section 6).
 pub const SCRATCH: usize = 64 * 1024;
@@ -52,9 +53,8 @@ impl RawBody {
             return Poll::Ready(Some(Ok(Frame::Data(std::mem::take(&mut self.ahead)))));
         }
         loop {
-            let read = ready!(self.io.poll_read_ready(cx)).and_then(|()| {
-                with_scratch(|buffer| read_some(&self.io, buffer).map(|n| Bytes::copy_from_slice(&buffer[..n])))
-            });
+            let read = ready!(self.io.poll_read_ready(cx))
+                .and_then(|()| with_scratch(|buffer| read_some(&self.io, buffer).map(|n| spare::copy(&buffer[..n]))));
             return Poll::Ready(match read {
                 Ok(bytes) if bytes.is_empty() => None,
                 Ok(bytes) => Some(Ok(Frame::Data(bytes))),

@@ -84,7 +84,7 @@ pub async fn send(address: SocketAddr, request: Request, connect_timeout: Durati
     .await;
     let mut head = ResponseHead::new(200);
     head.length = BodyLength::Unknown;
-    Ok(Response::new(head, Body::Custom(Box::new(TcpBody { incoming, io, pump: Some(pump) }))))
+    Ok(Response::new(head, Body::custom(TcpBody { incoming, io, pump: Some(pump) })))
 }
 
 /// What a server sends over a connection of ours.

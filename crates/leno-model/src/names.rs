@@ -40,6 +40,12 @@ pub struct Name(Arc<str>);
 impl Name {
     /// Parses and checks a label.
     pub fn new(text: &str) -> Result<Self, NameError> {
+        Self::check(text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// Checks without making one.
+    pub fn check(text: &str) -> Result<(), NameError> {
         if text.is_empty() {
             return Err(NameError::Empty);
         }
@@ -49,7 +55,7 @@ impl Name {
         let edge = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let bytes = text.as_bytes();
         let fine = bytes.iter().all(|&b| edge(b) || b == b'-') && edge(bytes[0]) && edge(bytes[bytes.len() - 1]);
-        if fine { Ok(Self(text.into())) } else { Err(NameError::Malformed(text.to_owned())) }
+        if fine { Ok(()) } else { Err(NameError::Malformed(text.to_owned())) }
     }
 
     /// The label as text.

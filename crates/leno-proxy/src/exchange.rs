@@ -34,10 +34,19 @@ use crate::recording::Active;
 use crate::worker::Worker;
 use crate::{deadline, trace};
 
-/// What a new policy judges of an exchange that is under way.
+/// What the table of what is under way keeps of an exchange.
+#[derive(Default)]
 pub struct Subject {
-    /// Only inbound exchanges are judged here; the origination's are judged by its peer.
+    /// What a new policy judges. Only inbound exchanges are judged here; the origination's are judged by its peer.
     pub inbound: Option<InboundSubject>,
+    /// The caller's side.
+    pub request: RequestSide,
+}
+
+impl From<InboundSubject> for Subject {
+    fn from(inbound: InboundSubject) -> Self {
+        Self { inbound: Some(inbound), ..Self::default() }
+    }
 }
 
 /// An inbound exchange, as an access plan sees it.
@@ -124,7 +133,6 @@ pub struct Exchange {
     pub deadline: Option<Instant>,
     started: Instant,
     stream_idle: u32,
-    request: Rc<RequestSide>,
     worker: Rc<Worker>,
     /// Counts as active in metrics.
     active: Option<Active>,
@@ -196,7 +204,6 @@ impl Exchange {
             deadline: None,
             started: Instant::now(),
             stream_idle: 0,
-            request: Rc::new(RequestSide::default()),
             worker: Rc::clone(worker),
             active: None,
             holds: SmallVec::new(),
@@ -214,10 +221,9 @@ impl Exchange {
         self.active = Some(self.worker.telemetry().active(&self.facts, self.live.class()));
     }
 
-    /// The caller's side, to wait for its end.
-    #[must_use]
-    pub fn request_side(&self) -> Rc<RequestSide> {
-        Rc::clone(&self.request)
+    /// The caller's side.
+    fn request(&self) -> &RequestSide {
+        &self.live.subject.request
     }
 
     /// Counts what the caller sends, and ends it when the exchange is ended from outside.
@@ -225,20 +231,15 @@ impl Exchange {
     pub fn count_request(&self, body: Body) -> Body {
         match body {
             Body::Empty => {
-                self.request.end();
+                self.request().end();
                 Body::Empty
             }
             Body::Full(bytes) => {
-                self.request.received.set(bytes.len() as u64);
-                self.request.end();
+                self.request().received.set(bytes.len() as u64);
+                self.request().end();
                 Body::Full(bytes)
             }
-            body => Body::Custom(Box::new(CountedRequest {
-                body,
-                live: self.live.share(),
-                worker: Rc::clone(&self.worker),
-                side: Rc::clone(&self.request),
-            })),
+            body => Body::custom(CountedRequest { body, live: self.live.share(), worker: Rc::clone(&self.worker) }),
         }
     }
 
@@ -310,8 +311,8 @@ impl Exchange {
                     BodyLength::Exact(length) => Some(length),
                     BodyLength::None | BodyLength::Unknown => None,
                 };
-                let measured = Measured { body, live: self.live.share(), exchange: Some(self), sleep, expected };
-                response.body = Body::Custom(Box::new(measured));
+                let measured = Measured { body, exchange: Some(self), sleep, expected };
+                response.body = Body::boxed(measured.boxed());
             }
         }
         response
@@ -340,7 +341,7 @@ impl Drop for Exchange {
             let reason = self.live.ended().unwrap_or(Reason::DownstreamReset);
             self.fail(reason, Cow::Borrowed(""));
         }
-        self.worker.record(&self.facts, self.started.elapsed(), self.request.received.get());
+        self.worker.record(&self.facts, self.started.elapsed(), self.request().received.get());
     }
 }
 
@@ -355,7 +356,7 @@ pub struct RequestSide {
     received: Cell<u64>,
     ended: Cell<bool>,
     /// A stream whose answer has ended while its caller still sends: it is under way until that has ended too.
-    parked: RefCell<Option<Exchange>>,
+    parked: RefCell<Option<Box<Exchange>>>,
 }
 
 impl RequestSide {
@@ -372,7 +373,6 @@ struct CountedRequest {
     body: Body,
     live: Rc<Live<Subject>>,
     worker: Rc<Worker>,
-    side: Rc<RequestSide>,
 }
 
 impl BodyStream for CountedRequest {
@@ -383,10 +383,11 @@ impl BodyStream for CountedRequest {
         let polled = self.body.poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(Frame::Data(bytes)))) => {
-                self.side.received.set(self.side.received.get() + bytes.len() as u64);
+                let received = &self.live.subject.request.received;
+                received.set(received.get() + bytes.len() as u64);
                 self.live.touch(self.worker.live.now());
             }
-            Poll::Ready(None | Some(Err(_) | Ok(Frame::Trailers(_)))) => self.side.end(),
+            Poll::Ready(None | Some(Err(_) | Ok(Frame::Trailers(_)))) => self.live.subject.request.end(),
             Poll::Pending => {}
         }
         polled
@@ -395,7 +396,7 @@ impl BodyStream for CountedRequest {
 
 impl Drop for CountedRequest {
     fn drop(&mut self) {
-        self.side.end();
+        self.live.subject.request.end();
     }
 }
 
@@ -404,7 +405,6 @@ struct Measured {
     body: Body,
     /// `None` once recorded or parked.
     exchange: Option<Exchange>,
-    live: Rc<Live<Subject>>,
     sleep: Option<Pin<Box<Sleep>>>,
     /// A reader that has all bytes of a declared length need not ask for the end.
     expected: Option<u64>,
@@ -412,7 +412,8 @@ struct Measured {
 
 impl BodyStream for Measured {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
-        if let Poll::Ready(reason) = self.live.poll_ended(1, cx) {
+        let ended = self.exchange.as_ref().map_or(Poll::Pending, |exchange| exchange.live.poll_ended(1, cx));
+        if let Poll::Ready(reason) = ended {
             return self.broken(BodyError::new(reason, ""));
         }
         if self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
@@ -439,15 +440,47 @@ impl BodyStream for Measured {
         }
         polled
     }
+
+    fn retire(mut self: Box<Self>) {
+        // The source first: what it tells when it is let go belongs to the exchange.
+        self.body = Body::Empty;
+        (self.exchange, self.sleep) = (None, None);
+        let mut room = Some(self);
+        let _ = ROOMS.try_with(|rooms| {
+            let mut rooms = rooms.borrow_mut();
+            if rooms.len() < MAX_ROOMS {
+                rooms.extend(room.take());
+            }
+        });
+    }
+}
+
+/// Boxes that a thread keeps for the answers to come: as many as end in one turn of a busy worker.
+const MAX_ROOMS: usize = 128;
+
+thread_local! {
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+    static ROOMS: RefCell<Vec<Box<Measured>>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Measured {
+    /// In a box that an earlier answer has left, if there is one.
+    fn boxed(self) -> Box<Self> {
+        match ROOMS.with(|rooms| rooms.borrow_mut().pop()) {
+            Some(mut room) => {
+                *room = self;
+                room
+            }
+            None => Box::new(self),
+        }
+    }
+
     fn finish(&mut self) {
         let Some(mut exchange) = self.exchange.take() else { return };
         exchange.complete = true;
-        let side = exchange.request_side();
-        if exchange.live.class() == Class::Stream && !side.ended.get() {
-            *side.parked.borrow_mut() = Some(exchange);
+        if exchange.live.class() == Class::Stream && !exchange.request().ended.get() {
+            let live = exchange.live.share();
+            *live.subject.request.parked.borrow_mut() = Some(Box::new(exchange));
         }
     }
 

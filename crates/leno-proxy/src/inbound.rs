@@ -38,16 +38,15 @@ pub async fn handle(
     mut request: Request,
 ) -> Result<Response, Refusal> {
     let (namespace, name) = meta.service_parts();
-    let service = NamespacedName::new(namespace, name)
+    let service = worker
+        .service_name(namespace, name)
         .map_err(|_| Refusal::new(Reason::MalformedRequest, "the stream names no service"))?;
-    let subject = Subject {
-        inbound: Some(InboundSubject {
-            service: service.clone(),
-            port: meta.port,
-            peer: Rc::clone(&peer),
-            head: (meta.kind == StreamKind::Http).then(|| request.head.clone()),
-        }),
-    };
+    let subject = Subject::from(InboundSubject {
+        service: service.clone(),
+        port: meta.port,
+        peer: Rc::clone(&peer),
+        head: (meta.kind == StreamKind::Http).then(|| request.head.clone()),
+    });
     let mut exchange = match meta.kind {
         StreamKind::Http => Exchange::http(&worker, Direction::Inbound, &mut request.head, subject),
         StreamKind::Tcp => Exchange::tcp(&worker, Direction::Inbound, subject),

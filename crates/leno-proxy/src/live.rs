@@ -92,29 +92,47 @@ impl<J> Live<J> {
 /// The exchanges of one worker.
 pub struct LiveTable<J> {
     rows: RefCell<Slab<Rc<Live<J>>>>,
+    /// Rows of exchanges that are over, to be used again.
+    spare: RefCell<Vec<Rc<Live<J>>>>,
     tick: Cell<u32>,
 }
 
+/// Rows kept for exchanges to come: as many as end in one turn of a busy worker.
+const MAX_SPARE: usize = 128;
+
 impl<J> Default for LiveTable<J> {
     fn default() -> Self {
-        Self { rows: RefCell::default(), tick: Cell::new(0) }
+        Self { rows: RefCell::default(), spare: RefCell::default(), tick: Cell::new(0) }
     }
 }
 
-impl<J: 'static> LiveTable<J> {
+impl<J: Default + 'static> LiveTable<J> {
     /// Enters an exchange; it leaves when the guard is dropped.
     #[must_use]
     pub fn begin(self: &Rc<Self>, class: Class, idle: u32, subject: J) -> LiveGuard<J> {
-        let live = Rc::new(Live {
+        let row = Live {
             class: Cell::new(class),
             active: Cell::new(self.tick.get()),
             idle: Cell::new(idle),
             ended: Cell::new(None),
             wakers: RefCell::default(),
             subject,
-        });
+        };
+        let live = self.row(row);
         let key = self.rows.borrow_mut().insert(Rc::clone(&live));
         LiveGuard { table: Rc::clone(self), live, key }
+    }
+
+    /// In a place that an earlier exchange has left, if there is one.
+    fn row(&self, row: Live<J>) -> Rc<Live<J>> {
+        let Some(mut spare) = self.spare.borrow_mut().pop() else { return Rc::new(row) };
+        match Rc::get_mut(&mut spare) {
+            Some(room) => {
+                *room = row;
+                spare
+            }
+            None => Rc::new(row),
+        }
     }
 
     /// A second has passed: ends what was idle for too long.
@@ -171,13 +189,13 @@ impl<J: 'static> LiveTable<J> {
 }
 
 /// Keeps an exchange in its table.
-pub struct LiveGuard<J: 'static> {
+pub struct LiveGuard<J: Default + 'static> {
     table: Rc<LiveTable<J>>,
     live: Rc<Live<J>>,
     key: usize,
 }
 
-impl<J> LiveGuard<J> {
+impl<J: Default> LiveGuard<J> {
     /// Notes that bytes have passed.
     pub fn touch(&self) {
         self.live.touch(self.table.tick.get());
@@ -190,16 +208,25 @@ impl<J> LiveGuard<J> {
     }
 }
 
-impl<J> std::ops::Deref for LiveGuard<J> {
+impl<J: Default> std::ops::Deref for LiveGuard<J> {
     type Target = Live<J>;
     fn deref(&self) -> &Live<J> {
         &self.live
     }
 }
 
-impl<J> Drop for LiveGuard<J> {
+impl<J: Default> Drop for LiveGuard<J> {
     fn drop(&mut self) {
-        self.table.rows.borrow_mut().remove(self.key);
+        let row = self.table.rows.borrow_mut().remove(self.key);
+        drop(row);
+        // Whoever still shares it keeps it as it is.
+        let Some(live) = Rc::get_mut(&mut self.live) else { return };
+        live.subject = J::default();
+        *live.wakers.get_mut() = Default::default();
+        let mut spare = self.table.spare.borrow_mut();
+        if spare.len() < MAX_SPARE {
+            spare.push(Rc::clone(&self.live));
+        }
     }
 }
 

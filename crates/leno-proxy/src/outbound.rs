@@ -84,8 +84,7 @@ pub struct Call {
 
 /// One request of a local caller, from its head to its record. Dropping the future means that the caller is gone.
 pub async fn handle(worker: Rc<Worker>, caller: Rc<LocalCaller>, mut request: Request) -> Result<Response, Refusal> {
-    let subject = Subject { inbound: None };
-    let mut exchange = Exchange::http(&worker, Direction::Outbound, &mut request.head, subject);
+    let mut exchange = Exchange::http(&worker, Direction::Outbound, &mut request.head, Subject::default());
     exchange.facts.source = worker.identity();
     match exchange.run(async |exchange| stages(&worker, &caller, exchange, request).await).await {
         Ok(response) => Ok(exchange.measure(response)),

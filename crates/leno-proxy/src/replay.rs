@@ -80,7 +80,7 @@ impl Replay {
                 state.attempt += 1;
                 let attempt = state.attempt;
                 drop(state);
-                Some(Body::Custom(Box::new(Attempt { source: Rc::clone(source), attempt, position: 0 })))
+                Some(Body::custom(Attempt { source: Rc::clone(source), attempt, position: 0 }))
             }
         }
     }
@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn body(pieces: &[&'static [u8]]) -> Body {
-        Body::Custom(Box::new(Pieces(pieces.iter().map(|p| Bytes::from_static(p)).collect())))
+        Body::custom(Pieces(pieces.iter().map(|p| Bytes::from_static(p)).collect()))
     }
 
     fn read(body: &mut Body, frames: usize) -> String {

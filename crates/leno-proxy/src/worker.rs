@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use leno_http::{DrainSignal, DrainWatch, Refusal, ServerSettings, StreamError};
+use leno_model::names::NameError;
 use leno_model::{NamespacedName, Reason, SpiffeId};
 use leno_plan::resilience::RetryBudget;
 use leno_plan::{DestinationPlan, defaults};
@@ -62,6 +63,8 @@ pub struct Worker {
     ports: RefCell<HashMap<(NamespacedName, u16), Rc<OutboundPort>>>,
     /// The port used last: most requests go where the one before went.
     last_port: RefCell<Option<Rc<OutboundPort>>>,
+    /// The service that a hop's stream named last: nearly always the only one.
+    last_service: RefCell<Option<NamespacedName>>,
     random: RefCell<SeededRandom>,
     clock: SystemClock,
     telemetry: Recording,
@@ -101,6 +104,20 @@ impl Worker {
     #[must_use]
     pub fn own_namespace(&self) -> &str {
         self.settings.service.namespace.as_str()
+    }
+
+    /// The name of a service, made of what a peer sent.
+    pub fn service_name(&self, namespace: &str, name: &str) -> Result<NamespacedName, NameError> {
+        let mut last = self.last_service.borrow_mut();
+        if let Some(known) = &*last
+            && known.namespace.as_str() == namespace
+            && known.name.as_str() == name
+        {
+            return Ok(known.clone());
+        }
+        let service = NamespacedName::new(namespace, name)?;
+        *last = Some(service.clone());
+        Ok(service)
     }
 
     /// Monotonic nanoseconds.

@@ -8,6 +8,7 @@
 //! *Start reading at*: [`diag`] (whose connection is this?) and [`fds`] (sockets that outlive a process).
 
 pub mod addresses;
+pub mod allocation;
 pub mod diag;
 pub mod fds;
 pub mod lock;

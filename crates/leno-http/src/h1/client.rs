@@ -30,6 +30,7 @@ use crate::head::BodyLength;
 use crate::pump::{Gate, Pump};
 use crate::raw::{end_sending, probe_when_silent, reset};
 use crate::refusal::StreamError;
+use crate::spare::{self, stock};
 
 /// Interim responses to one request; more is an upstream gone wrong. Twice what any sink passes on.
 const MAX_INTERIM: usize = 32;
@@ -373,12 +374,14 @@ impl Lease {
         let limit = parsed.keep_alive_seconds.map(|s| Duration::from_secs(s.saturating_sub(1)));
         let is_done =
             matches!(parsed.body, ResponseBody::None) && self.pump.as_ref().is_none_or(|(pump, _)| pump.is_over());
-        let mut body = LeasedBody { body, lease: Some(self), keep_alive: parsed.keep_alive, limit, is_raw };
+        let mut body = Leased { body, lease: Some(self), keep_alive: parsed.keep_alive, limit, is_raw };
         if is_done {
             body.finish();
             return Response::new(parsed.head, Body::Empty);
         }
-        Response::new(parsed.head, Body::H1Leased(Box::new(body)))
+        let mut room: Box<Option<Leased>> = spare::take().unwrap_or_default();
+        *room = Some(body);
+        Response::new(parsed.head, Body::H1Leased(LeasedBody(Some(room))))
     }
 }
 
@@ -391,8 +394,31 @@ impl Drop for Lease {
     }
 }
 
-/// A response body together with the connection it comes from.
-pub struct LeasedBody {
+/// A response body together with the connection it comes from, in a box that is used again.
+pub struct LeasedBody(Option<Box<Option<Leased>>>);
+
+stock!(LEASED: Box<Option<Leased>>);
+
+impl LeasedBody {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
+        self.0.as_mut().and_then(|room| room.as_mut().as_mut()).expect("taken when dropped").poll_frame(cx)
+    }
+
+    pub(crate) fn is_end(&self) -> bool {
+        self.0.as_ref().and_then(|room| room.as_ref().as_ref()).is_none_or(Leased::is_end)
+    }
+}
+
+impl Drop for LeasedBody {
+    fn drop(&mut self) {
+        if let Some(mut room) = self.0.take() {
+            *room = None;
+            spare::give(room);
+        }
+    }
+}
+
+pub(crate) struct Leased {
     body: IncomingBody,
     lease: Option<Lease>,
     keep_alive: bool,
@@ -400,8 +426,8 @@ pub struct LeasedBody {
     is_raw: bool,
 }
 
-impl LeasedBody {
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
+impl Leased {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
         let polled = self.body.poll_frame(cx);
         if matches!(polled, Poll::Ready(Some(Err(_)))) {
             self.lease = None;
@@ -411,7 +437,7 @@ impl LeasedBody {
         polled
     }
 
-    pub(crate) fn is_end(&self) -> bool {
+    fn is_end(&self) -> bool {
         self.body.is_end()
     }
 

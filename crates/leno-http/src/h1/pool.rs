@@ -38,19 +38,13 @@ impl Pool {
         let now = Instant::now();
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&address)?;
-        let found = loop {
-            match connections.pop_back() {
-                Some(candidate) if candidate.until > now && is_quiet(&candidate.source) => {
-                    break Some(candidate.source);
-                }
-                Some(_) => {}
-                None => break None,
+        // An empty list stays, with its memory, until the sweep: the connection will most likely come back.
+        loop {
+            let candidate = connections.pop_back()?;
+            if candidate.until > now && is_quiet(&candidate.source) {
+                return Some(candidate.source);
             }
-        };
-        if connections.is_empty() {
-            idle.remove(&address);
         }
-        found
     }
 
     /// Keeps a connection for `server_limit` at most, if the server has named one.

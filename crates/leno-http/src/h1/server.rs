@@ -64,6 +64,8 @@ where
         eof: Cell::new(false),
         progress: Rc::new(Cell::new(0)),
         timer: None,
+        outbox: Rc::default(),
+        sink: None,
     };
     loop {
         let after = match connection.next_request().await {
@@ -125,6 +127,9 @@ struct Connection {
     progress: Rc<Cell<u32>>,
     /// Made when first waited for, then used again.
     timer: Option<Pin<Box<Sleep>>>,
+    /// The way back for interim responses, and its entrance: those of the last exchange, used again.
+    outbox: Rc<Outbox>,
+    sink: Option<InterimSink>,
 }
 
 impl Connection {
@@ -234,17 +239,14 @@ impl Connection {
             self.settings.tell_refused(&refusal);
             return self.refuse(refusal).await;
         }
-        let outbox = Rc::new(Outbox::default());
         let has_body = !matches!(framing, Framing::Done);
         let body = self.source.begin(framing);
+        let (outbox, sink) = self.way_back();
         if parsed.head.expect_continue {
             let outbox = Rc::clone(&outbox);
             self.source.when_wanted(move || outbox.push(ResponseHead::new(100)));
         }
-        let interim = (asked.version == Version::Http11).then(|| {
-            let outbox = Rc::clone(&outbox);
-            InterimSink::new(move |head| outbox.push(head))
-        });
+        let interim = (asked.version == Version::Http11).then_some(sink);
         let body = if has_body { Body::H1(body) } else { Body::Empty };
         // Pinned before it is lent: handed over by value it would take its place in this future twice.
         let work = pin!(handler(Request { head: parsed.head, body, interim }));
@@ -256,6 +258,22 @@ impl Connection {
             Err(Cut::Early) => self.refuse(Refusal::new(Reason::MalformedRequest, EARLY)).await,
             Err(Cut::Gone) => After::Reset,
         }
+    }
+
+    /// The way back for interim responses of the next exchange. Whoever still holds that of an earlier one must not reach it.
+    fn way_back(&mut self) -> (Rc<Outbox>, InterimSink) {
+        // One is ours, one the sink's.
+        let is_free = self.sink.as_mut().is_some_and(InterimSink::renew) && Rc::strong_count(&self.outbox) == 2;
+        if let (true, Some(sink)) = (is_free, &self.sink) {
+            self.outbox.clear();
+            return (Rc::clone(&self.outbox), sink.clone());
+        }
+        let outbox = Rc::new(Outbox::default());
+        let entrance = Rc::clone(&outbox);
+        let sink = InterimSink::new(move |head| entrance.push(head));
+        self.outbox = Rc::clone(&outbox);
+        self.sink = Some(sink.clone());
+        (outbox, sink)
     }
 
     /// Waits for the handler, passes interim responses on, and watches the client meanwhile.
@@ -542,6 +560,12 @@ impl Outbox {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    fn clear(&self) {
+        self.queue.borrow_mut().clear();
+        self.waker.take();
+        self.continued.set(false);
     }
 
     fn take(&self) -> Option<ResponseHead> {

@@ -24,6 +24,7 @@ use crate::body::{BodyError, Frame, PollFrame};
 use crate::head::Fields;
 use crate::hygiene;
 use crate::raw::{read_some, with_scratch};
+use crate::spare;
 
 /// Chunks smaller than this are gathered: a peer that sends single bytes must not cost a frame for each.
 const SMALL_CHUNK: usize = 1024;
@@ -343,7 +344,7 @@ impl Reading {
 fn poll_bytes(io: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
     loop {
         ready!(io.poll_read_ready(cx))?;
-        match with_scratch(|scratch| read_some(io, scratch).map(|length| Bytes::copy_from_slice(&scratch[..length]))) {
+        match with_scratch(|scratch| read_some(io, scratch).map(|length| spare::copy(&scratch[..length]))) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             other => return Poll::Ready(other),
         }

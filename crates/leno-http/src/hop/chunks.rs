@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::spare;
+
 /// Pieces below this are gathered when they have to wait behind others.
 const SMALL: usize = 4096;
 /// A gathered piece is closed at this size: one DATA frame.
@@ -13,6 +15,8 @@ const GATHERED: usize = 16 * 1024;
 /// Bytes in order; no memory while empty.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
+    /// Usually all there is; empty only if `whole` is.
+    first: Bytes,
     whole: VecDeque<Bytes>,
     /// Follows `whole`.
     gathered: Vec<u8>,
@@ -36,7 +40,7 @@ impl Chunks {
 
     /// Adds a copy.
     pub(crate) fn push_copy(&mut self, piece: &[u8]) {
-        self.add(piece, || Bytes::copy_from_slice(piece));
+        self.add(piece, || spare::copy(piece));
     }
 
     fn add(&mut self, bytes: &[u8], whole: impl FnOnce() -> Bytes) {
@@ -46,54 +50,53 @@ impl Chunks {
         }
         let is_small = len < SMALL && !self.is_empty();
         if !self.gathered.is_empty() && (!is_small || self.gathered.len() + len > GATHERED) {
-            self.whole.push_back(std::mem::take(&mut self.gathered).into());
+            let gathered = std::mem::take(&mut self.gathered);
+            self.put(gathered.into());
         }
         if is_small {
             self.gathered.extend_from_slice(bytes)
         } else {
-            self.whole.push_back(whole())
+            self.put(whole())
         }
         self.len += len;
     }
 
-    /// Takes the first piece.
-    pub(crate) fn pop(&mut self) -> Option<Bytes> {
-        let piece = match self.whole.pop_front() {
-            Some(piece) => piece,
-            None if self.gathered.is_empty() => return None,
-            None => std::mem::take(&mut self.gathered).into(),
-        };
-        self.len -= piece.len();
+    fn put(&mut self, piece: Bytes) {
+        if self.first.is_empty() { self.first = piece } else { self.whole.push_back(piece) }
+    }
+
+    /// Moves up what follows an empty first piece.
+    fn settle(&mut self) {
+        if self.first.is_empty() {
+            self.first = self.whole.pop_front().unwrap_or_else(|| std::mem::take(&mut self.gathered).into());
+        }
         if self.is_empty() {
             self.whole = VecDeque::new();
         }
+    }
+
+    /// Takes the first piece.
+    pub(crate) fn pop(&mut self) -> Option<Bytes> {
+        if self.is_empty() {
+            return None;
+        }
+        let piece = std::mem::take(&mut self.first);
+        self.len -= piece.len();
+        self.settle();
         Some(piece)
     }
 
     /// Moves at most `limit` bytes to the end of `out`; how many.
     pub(crate) fn move_to(&mut self, out: &mut Vec<u8>, limit: usize) -> usize {
         let mut left = limit;
-        while left > 0 {
-            if self.whole.is_empty() {
-                if self.gathered.is_empty() {
-                    break;
-                }
-                self.whole.push_back(std::mem::take(&mut self.gathered).into());
-            }
-            let Some(first) = self.whole.front_mut() else { break };
-            let part = first.split_to(first.len().min(left));
-            if first.is_empty() {
-                self.whole.pop_front();
-            }
+        while left > 0 && !self.is_empty() {
+            let part = self.first.split_to(self.first.len().min(left));
             left -= part.len();
+            self.len -= part.len();
             out.extend_from_slice(&part);
+            self.settle();
         }
-        let moved = limit - left;
-        self.len -= moved;
-        if self.is_empty() {
-            self.whole = VecDeque::new();
-        }
-        moved
+        limit - left
     }
 }
 

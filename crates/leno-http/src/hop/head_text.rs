@@ -54,7 +54,7 @@ impl StreamMeta {
 }
 
 fn is_service(text: &str) -> bool {
-    text.split_once('/').is_some_and(|(namespace, name)| Name::new(namespace).is_ok() && Name::new(name).is_ok())
+    text.split_once('/').is_some_and(|(namespace, name)| Name::check(namespace).is_ok() && Name::check(name).is_ok())
 }
 
 /// Whether `text` can stand between spaces on a line.

@@ -12,7 +12,7 @@ use super::driver::{Driver, Shared};
 use super::head_text::{StreamMeta, parse_request, put_response};
 use super::registry::{Peer, Registry};
 use super::state::{Accepted, Side, StreamKey};
-use super::stream::{HopBody, pump};
+use super::stream::{HopBody, HopInterim, pump};
 use super::{HopError, HopSettings};
 use crate::body::{Body, InterimSink, Request, Response};
 use crate::refusal::Refusal;
@@ -112,13 +112,7 @@ where
         Body::Hop(incoming)
     };
     let is_grpc = head.is_grpc();
-    let interim = {
-        let shared = Rc::clone(shared);
-        InterimSink::new(move |head| {
-            // A 1xx head that cannot be carried is left out: it is advice, not the answer.
-            let _ = shared.with(|e| e.send_info(key, |out| put_response(out, &head)));
-        })
-    };
+    let interim = InterimSink::of_hop(HopInterim::new(Rc::clone(shared), key));
     let request = Request { head, body, interim: Some(interim) };
     match handler(meta, Rc::clone(peer), request).await {
         Ok(response) => respond(shared, key, response).await,

@@ -5,8 +5,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use super::driver::Shared;
+use super::head_text::put_response;
 use super::state::StreamKey;
 use crate::body::{Body, BodyError, Frame, PollFrame};
+use crate::head::ResponseHead;
 
 /// The bytes that the peer sends on one stream.
 ///
@@ -51,6 +53,25 @@ impl Drop for HopBody {
 impl fmt::Debug for HopBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HopBody({:?})", self.key)
+    }
+}
+
+/// The way back for 1xx heads on a stream; the stream bounds their number.
+#[derive(Clone)]
+pub(crate) struct HopInterim {
+    shared: Rc<Shared>,
+    key: StreamKey,
+}
+
+impl HopInterim {
+    pub(super) fn new(shared: Rc<Shared>, key: StreamKey) -> Self {
+        Self { shared, key }
+    }
+
+    /// Sends one; `false` if the stream has had its share.
+    pub(crate) fn send(&self, head: &ResponseHead) -> bool {
+        // A 1xx head that cannot be carried is left out: it is advice, not the answer.
+        self.shared.with(|e| e.send_info(self.key, |out| put_response(out, head))).unwrap_or(true)
     }
 }
 

@@ -104,7 +104,7 @@ async fn bulk_server(mesh: &Mesh, given: Rc<Cell<usize>>) -> Server {
             match request.head.path() {
                 b"/bulk" => {
                     let is_dropped = Rc::default();
-                    Ok(ok(Body::Custom(Box::new(Source { left: BULK, given, is_dropped }))))
+                    Ok(ok(Body::custom(Source { left: BULK, given, is_dropped })))
                 }
                 b"/upload" => {
                     let mut body = request.body;
@@ -215,7 +215,7 @@ fn whoever_goes_away_takes_the_other_side_along() {
         let (hop, registry) = mesh.connect(&server).await;
         // The response's body is dropped: its source goes, and so does the request's.
         let request_gone = Rc::new(Cell::new(false));
-        let silence = Body::Custom(Box::new(Silence(Rc::clone(&request_gone))));
+        let silence = Body::custom(Silence(Rc::clone(&request_gone)));
         let mut response = hop.open(&meta(StreamKind::Http), post("/bulk", silence)).await.unwrap();
         assert!(matches!(response.body.next().await, Some(Ok(Frame::Data(_)))));
         drop(response);

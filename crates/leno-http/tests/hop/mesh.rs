@@ -180,7 +180,7 @@ impl Source {
     pub fn of(left: usize) -> (Body, Rc<Cell<usize>>, Rc<Cell<bool>>) {
         let (given, is_dropped) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
         let source = Self { left, given: Rc::clone(&given), is_dropped: Rc::clone(&is_dropped) };
-        (Body::Custom(Box::new(source)), given, is_dropped)
+        (Body::custom(source), given, is_dropped)
     }
 }
 
@@ -228,7 +228,7 @@ impl BodyStream for Fed {
 
 pub fn fed() -> (tokio::sync::mpsc::Sender<Result<Frame, Reason>>, Body) {
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
-    (sender, Body::Custom(Box::new(Fed(receiver))))
+    (sender, Body::custom(Fed(receiver)))
 }
 
 pub fn data(text: &'static str) -> Frame {

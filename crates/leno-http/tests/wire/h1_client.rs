@@ -364,8 +364,7 @@ fn upgrades_become_tunnels_with_half_close() {
         let (sender, receiver) = tokio::sync::mpsc::channel::<&'static str>(1);
         let mut head = RequestHead::new(Method::Get, "app", "/ws");
         head.upgrade = Some(Bytes::from_static(b"websocket"));
-        let mut response =
-            client().send(address, Request::new(head, Body::Custom(Box::new(Words(receiver))))).await.unwrap();
+        let mut response = client().send(address, Request::new(head, Body::custom(Words(receiver)))).await.unwrap();
         assert_eq!((response.head.status, response.head.upgrade.as_deref()), (101, Some(&b"websocket"[..])));
         assert_eq!(read(&mut response.body).await.unwrap().0, "hello");
         drop(response);

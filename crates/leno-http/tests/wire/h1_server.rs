@@ -280,7 +280,7 @@ fn upgrades_become_tunnels_with_half_close() {
                 }
                 sender.send(data("bye")).await.unwrap();
             });
-            Ok(Response::new(head, Body::Custom(Box::new(Channel(receiver)))))
+            Ok(Response::new(head, Body::custom(Channel(receiver))))
         })
         .await;
         let mut client = Raw::connect(server.address).await;

@@ -41,7 +41,7 @@ impl BodyStream for Channel {
 
 fn channel() -> (tokio::sync::mpsc::Sender<Frame>, Body) {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    (sender, Body::Custom(Box::new(Channel(receiver))))
+    (sender, Body::custom(Channel(receiver)))
 }
 
 #[test]

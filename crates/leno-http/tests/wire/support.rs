@@ -214,7 +214,7 @@ impl Frames {
     }
 
     pub fn body(self) -> Body {
-        Body::Custom(Box::new(self))
+        Body::custom(self)
     }
 }
 

@@ -42,7 +42,7 @@ async fn handle(
     port: u16,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let mut exchange = Exchange::tcp(&worker, Direction::Outbound, Subject { inbound: None });
+    let mut exchange = Exchange::tcp(&worker, Direction::Outbound, Subject::default());
     exchange.facts.source = worker.identity();
     exchange.facts.service = Some(called.service.clone());
     exchange.facts.port = port;

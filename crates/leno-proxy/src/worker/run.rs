@@ -72,6 +72,7 @@ async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
         app_loopbacks: RefCell::new(HashMap::new()),
         ports: RefCell::new(HashMap::new()),
         last_port: RefCell::new(None),
+        last_service: RefCell::new(None),
         random: RefCell::new(SeededRandom::from_system()),
         clock,
         telemetry: Recording::new(&telemetry),

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use leno_model::Reason;
 
 use super::stream::{Receiving, Sending, Stream, wake};
@@ -11,6 +10,7 @@ use crate::body::MAX_INTERIM;
 use crate::hop::frame::{self, Hello, Kind, MAX_WINDOW};
 use crate::hop::limits::{LATE_BYTES, MAX_OWED, MAX_STREAMS};
 use crate::refusal::StreamError;
+use crate::spare;
 
 impl Engine {
     /// Takes bytes as they come, cut anywhere. `now` is the age of the connection. After an error nothing more is taken.
@@ -115,7 +115,7 @@ impl Engine {
         if stream.is_reset || stream.receiving != Receiving::Idle {
             return if stream.is_reset { self.late(frame) } else { protocol_error("a second HEAD on a stream") };
         }
-        stream.head = Some(Bytes::copy_from_slice(frame.payload));
+        stream.head = Some(spare::copy(frame.payload));
         stream.receiving = if is_end { Receiving::Ended } else { Receiving::Open };
         wake(&mut stream.reader);
         self.settle(key);
@@ -144,7 +144,7 @@ impl Engine {
         stream.sending = Sending::Open;
         stream.receiving = if frame.is_end() { Receiving::Ended } else { Receiving::Open };
         let key = self.insert(stream);
-        let text = Bytes::copy_from_slice(frame.payload);
+        let text = spare::copy(frame.payload);
         self.accepted.push_back(Accepted { key, text, is_ended: frame.is_end() });
         Ok(())
     }
@@ -162,7 +162,7 @@ impl Engine {
             return protocol_error("INFO after HEAD");
         }
         if stream.infos.len() < usize::from(MAX_INTERIM) {
-            stream.infos.push_back(Bytes::copy_from_slice(frame.payload));
+            stream.infos.push_back(spare::copy(frame.payload));
             wake(&mut stream.reader);
         }
         Ok(())
@@ -222,7 +222,7 @@ impl Engine {
             return protocol_error(format!("TRAILERS on stream {} before its HEAD or after its end", frame.stream));
         }
         if !stream.is_released {
-            stream.trailers = Some(Bytes::copy_from_slice(frame.payload));
+            stream.trailers = Some(spare::copy(frame.payload));
         }
         stream.receiving = Receiving::Ended;
         wake(&mut stream.reader);

@@ -9,6 +9,7 @@ use leno_model::Reason;
 
 use super::stream::{Sending, Stream, Tail, remember};
 use super::{Engine, OURS, StreamKey};
+use crate::body::MAX_INTERIM;
 use crate::head::{Fields, HeadError};
 use crate::hop::frame::{self, Kind, MAX_DATA};
 use crate::hygiene;
@@ -71,16 +72,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Sends a 1xx head.
+    /// Sends a 1xx head; `false` if the stream has had as many as one may have.
     pub fn send_info(
         &mut self,
         key: StreamKey,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), HeadError>,
-    ) -> Result<(), HeadError> {
-        if self.get(key).is_none_or(|s| s.sending != Sending::Open) {
-            return Ok(());
+    ) -> Result<bool, HeadError> {
+        let Some(stream) = self.get(key).filter(|s| s.sending == Sending::Open) else { return Ok(true) };
+        if stream.infos_sent >= MAX_INTERIM {
+            return Ok(false);
         }
-        self.put_head(Kind::Info, key.id, false, write)
+        stream.infos_sent += 1;
+        self.put_head(Kind::Info, key.id, false, write).map(|()| true)
     }
 
     /// Ready when more may be queued. The caller is woken for room if it was refused, and in any case when the stream takes

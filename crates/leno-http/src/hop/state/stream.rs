@@ -65,6 +65,8 @@ pub(super) struct Stream {
     pub wants_room: bool,
 
     pub inbox: Chunks,
+    /// 1xx heads sent.
+    pub infos_sent: u8,
     pub infos: VecDeque<Bytes>,
     pub head: Option<Bytes>,
     pub trailers: Option<Bytes>,
@@ -94,6 +96,7 @@ impl Stream {
             is_in_round: false,
             wants_room: false,
             inbox: Chunks::default(),
+            infos_sent: 0,
             infos: VecDeque::new(),
             head: None,
             trailers: None,
