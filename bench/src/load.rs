@@ -6,9 +6,14 @@
 //! by all who would have come during it and not only by the one who met it.
 
 pub mod arrivals;
+pub mod churn;
+pub mod grpc;
+pub mod handshakes;
 pub mod http;
+pub mod idle;
 pub mod slow;
 pub mod target;
+pub mod tcp;
 
 use std::time::Duration;
 

@@ -52,8 +52,9 @@ pub fn facts() -> Value {
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "nginx": version("nginx", &["-v"]),
         "haproxy": version("haproxy", &["-v"]),
-        "envoy": std::env::var("ENVOY").ok().map_or_else(|| version("envoy", &["--version"]), |e| version(&e, &["--version"])),
+        "envoy": version(&std::env::var("ENVOY").unwrap_or_else(|_| "envoy".to_owned()), &["--version"]),
         "leno": version(&testbed::mesh::leno().display().to_string(), &["--version"]),
+        "commit": commit(),
     })
 }
 
@@ -61,8 +62,23 @@ fn version(program: &str, arguments: &[&str]) -> String {
     let Some(path) = which(program) else { return "not installed".to_owned() };
     let mut command = std::process::Command::new(path);
     let output = run(command.args(arguments), Duration::from_secs(20));
-    let text = output.stdout + &output.stderr;
-    text.lines().find(|l| !l.trim().is_empty()).unwrap_or_default().trim().to_owned()
+    number(&(output.stdout + &output.stderr)).unwrap_or("unknown").to_owned()
+}
+
+/// The first word that is a version number, whatever stands around it.
+fn number(text: &str) -> Option<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.'));
+    words.into_iter().find(|w| w.contains('.') && w.bytes().all(|b| b.is_ascii_digit() || b == b'.'))
+}
+
+/// What is measured, if this is a checkout.
+fn commit() -> String {
+    let mut command = std::process::Command::new("git");
+    let output = run(
+        command.args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]),
+        Duration::from_secs(20),
+    );
+    if output.code == 0 { output.stdout.trim().to_owned() } else { "no checkout".to_owned() }
 }
 
 /// Today, as YYYY-MM-DD in UTC.
@@ -71,4 +87,22 @@ fn date() -> String {
     let mut command = std::process::Command::new("date");
     let output = run(command.args(["-u", "+%Y-%m-%d"]), Duration::from_secs(10));
     if output.code == 0 { output.stdout.trim().to_owned() } else { format!("day {days} since 1970") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_programs_say() {
+        let said = [
+            ("nginx version: nginx/1.22.1", "1.22.1"),
+            ("HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/", "2.6.12"),
+            ("/opt/e.v/envoy  version: 9e5580933739775e8bce/1.40.0/Clean/RELEASE/BoringSSL", "1.40.0"),
+            ("leno 0.1.0", "0.1.0"),
+        ];
+        for (text, expected) in said {
+            assert_eq!(number(text), Some(expected), "{text}");
+        }
+    }
 }

@@ -48,6 +48,9 @@ struct Arguments {
     /// Write every measurement here
     #[arg(long)]
     json: Option<std::path::PathBuf>,
+    /// Write tables and plots into README and guide of this checkout
+    #[arg(long)]
+    docs: Option<std::path::PathBuf>,
     /// Write the report here too
     #[arg(long)]
     report: Option<std::path::PathBuf>,
@@ -65,8 +68,13 @@ fn main() -> anyhow::Result<()> {
     let facts = machine::facts();
     eprintln!("{facts:#}");
     let results = measure(&arguments, &chosen)?;
-    let text = format!("{}{}", heading(&facts), report::tables(&results, &chosen, &arguments.pairs));
+    let heading = heading(&facts);
+    let tables = report::tables(&results, &chosen, &arguments.pairs);
+    let text = format!("{heading}{}{tables}", report::goals::table(&results));
     print!("{text}");
+    if let Some(root) = &arguments.docs {
+        report::docs::write(root, &results, &text, &heading, &arguments.pairs)?;
+    }
     if let Some(file) = &arguments.report {
         std::fs::write(file, &text)?;
     }
@@ -103,8 +111,8 @@ fn choose(arguments: &Arguments) -> anyhow::Result<Vec<&'static Scenario>> {
 
 fn measure(arguments: &Arguments, chosen: &[&'static Scenario]) -> anyhow::Result<Results> {
     let rounds = arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 3 });
-    let window = arguments.window.unwrap_or(if arguments.quick { 1000 } else { 2000 });
-    let times = Times { warmup: Duration::from_millis(500), window: Duration::from_millis(window) };
+    let window = arguments.window.unwrap_or(if arguments.quick { 1000 } else { 1500 });
+    let times = Times { warmup: Duration::from_millis(400), window: Duration::from_millis(window), count: true };
     let mut results = Results::default();
     let network = Network::new(&["a", "b"]);
     let mut site = Site::new(&network);
@@ -125,22 +133,21 @@ fn measure(arguments: &Arguments, chosen: &[&'static Scenario]) -> anyhow::Resul
         if let Some(warning) = machine::warning(machine::used_by_others()) {
             eprintln!("round {round}: {warning}");
         }
+        let now: Vec<&Scenario> = chosen.iter().copied().filter(|s| round == 0 || !s.once()).collect();
+        let times = Times { count: round == 0, ..times };
         for name in &pairs {
-            site.start += 1;
-            let mut pair = setups::start(&site, name)?;
-            for scenario in chosen {
-                if let Some(why) = scenario.left_out(name) {
-                    results.left_out.insert((name.clone(), scenario.name.to_owned()), why.to_owned());
-                    continue;
-                }
-                for mut sample in scenario.run(&site, &mut pair, times)? {
-                    (sample.scenario, sample.pair, sample.round) = (scenario.name.to_owned(), name.clone(), round);
-                    sample.values.insert("idle_resident_mb", pair.idle.resident as f64 / 2048.0);
-                    sample.values.insert("idle_anonymous_mb", pair.idle.anonymous as f64 / 2048.0);
-                    sample.values.insert("ready_millis", pair.ready.as_secs_f64() * 1e3);
-                    eprintln!("round {round} {:<11} {name:<9} {}", scenario.name, line(scenario, &sample));
-                    results.samples.push(sample);
-                }
+            let (wanted, not): (Vec<&Scenario>, Vec<&Scenario>) = now.iter().partition(|s| s.left_out(name).is_none());
+            for scenario in not {
+                let why = scenario.left_out(name).unwrap_or_default().to_owned();
+                results.left_out.insert((name.clone(), scenario.name.to_owned()), why);
+            }
+            // Those that need room for many connections have a pair of their own: room costs memory in some proxies.
+            let (few, many): (Vec<&Scenario>, Vec<&Scenario>) =
+                wanted.iter().partition(|s| s.capacity() <= setups::FEW);
+            for group in [few, many] {
+                let Some(capacity) = group.iter().map(|s| s.capacity()).max() else { continue };
+                (site.start, site.capacity) = (site.start + 1, capacity);
+                one_pair(&site, name, round, &group, times, &mut results)?;
             }
         }
         pairs.reverse();
@@ -148,17 +155,45 @@ fn measure(arguments: &Arguments, chosen: &[&'static Scenario]) -> anyhow::Resul
     Ok(results)
 }
 
-fn line(scenario: &Scenario, sample: &sample::Sample) -> String {
-    let told =
-        scenario.columns().into_iter().filter_map(|m| Some(format!("{} {:.*}", m.title, m.digits, sample.get(m)?)));
+/// Starts a pair, asks it everything of a group, ends it. A scenario that fails is told and does not end the run.
+fn one_pair(
+    site: &Site<'_>,
+    name: &str,
+    round: usize,
+    group: &[&Scenario],
+    times: Times,
+    results: &mut Results,
+) -> anyhow::Result<()> {
+    let mut pair = setups::start(site, name)?;
+    for scenario in group {
+        let mut sample = match scenario.run(site, &mut pair, times) {
+            Ok(sample) => sample,
+            Err(error) => {
+                eprintln!("round {round} {:<12} {name:<9} FAILED: {error:#}", scenario.name);
+                results.left_out.insert((name.to_owned(), scenario.name.to_owned()), format!("it failed: {error:#}"));
+                continue;
+            }
+        };
+        (sample.scenario, sample.pair, sample.round) = (scenario.name.to_owned(), name.to_owned(), round);
+        sample.values.insert("idle_resident_mb", pair.idle.resident as f64 / 2048.0);
+        sample.values.insert("idle_anonymous_mb", pair.idle.anonymous as f64 / 2048.0);
+        sample.values.insert("ready_millis", pair.ready.as_secs_f64() * 1e3);
+        eprintln!("round {round} {:<12} {name:<9} {} {}", scenario.name, line(&sample), sample.note);
+        results.samples.push(sample);
+    }
+    Ok(())
+}
+
+fn line(sample: &sample::Sample) -> String {
+    let told = sample::ALL.iter().filter_map(|m| Some(format!("{} {:.*}", m.title, m.digits, sample.get(*m)?)));
     told.collect::<Vec<_>>().join(", ")
 }
 
 fn heading(facts: &serde_json::Value) -> String {
     let say = |name: &str| facts[name].as_str().unwrap_or_default().to_owned();
     format!(
-        "{}, {} CPUs ({}), kernel {}; {}; {}; {}; {}.\nMedians of the rounds, lowest and highest in brackets; × is the ratio to \
-         the bare relay of the same round.\n",
+        "{}, {} CPUs ({}), kernel {}; nginx {}, HAProxy {}, Envoy {}, Leno {} ({}).\n\
+         Medians of the rounds, lowest and highest in brackets; × is the ratio to the bare relay of the same round.\n",
         say("date"),
         facts["cpus"],
         say("cpu"),
@@ -166,6 +201,7 @@ fn heading(facts: &serde_json::Value) -> String {
         say("nginx"),
         say("haproxy"),
         say("envoy"),
-        say("leno")
+        say("leno"),
+        say("commit")
     )
 }

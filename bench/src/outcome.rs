@@ -1,5 +1,6 @@
 //! What a load generator tells: one line of JSON on standard output.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,9 @@ pub struct Outcome {
     pub memory: Memory,
     /// Share of one CPU that the generator itself used: near 1 it, not the proxies, sets the pace.
     pub own_share: f64,
+    /// Further numbers, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub more: BTreeMap<String, f64>,
     /// Whatever else there is to say.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,

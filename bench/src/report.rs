@@ -1,12 +1,15 @@
 //! What the run says: a table for each scenario, and everything as JSON.
 
+pub mod docs;
+pub mod goals;
+mod plot;
 mod statistics;
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::sample::{Metric, Sample};
+use crate::sample::{self, Metric, Sample};
 use crate::scenarios::Scenario;
 
 pub use statistics::Spread;
@@ -55,7 +58,7 @@ pub fn tables(results: &Results, scenarios: &[&Scenario], pairs: &[String]) -> S
         }
         text.push_str(&format!("\n### {}: {}\n\n", scenario.name, scenario.about));
         let has = |m: &Metric| rows.iter().any(|pair| results.of(scenario.name, pair, *m).is_some());
-        let columns: Vec<Metric> = scenario.columns().into_iter().filter(has).collect();
+        let columns: Vec<Metric> = sample::ALL.iter().copied().filter(has).collect();
         let titles: Vec<&str> = columns.iter().map(|m| m.title).collect();
         text.push_str(&format!("| pair | {} |\n|---|{}\n", titles.join(" | "), "---|".repeat(titles.len())));
         for pair in &rows {

@@ -16,13 +16,15 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Length of the separate run in which system calls are counted: counting them slows them down.
 const COUNTING: Duration = Duration::from_millis(500);
 
-/// How long to warm up and to measure.
+/// How long to warm up and to measure, and what besides.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
     /// Before the window.
     pub warmup: Duration,
     /// The window.
     pub window: Duration,
+    /// Whether system calls are counted: once is enough, they hardly vary.
+    pub count: bool,
 }
 
 /// Runs a load on host a against a pair.
@@ -41,7 +43,9 @@ pub fn sample(
 ) -> anyhow::Result<Sample> {
     let mut sample = Sample::default();
     sample.fill(&load(site, pair, speech, words, times)?);
-    if let Some(count) = system_calls(site, pair, speech, words)? {
+    if times.count
+        && let Some(count) = system_calls(site, pair, speech, words)?
+    {
         sample.set(SYSCALLS, count);
     }
     pair.forget_logs();
@@ -85,7 +89,7 @@ fn system_calls(site: &Site<'_>, pair: &mut Pair, speech: Speech, words: &[&str]
         return Ok(None);
     }
     // Everything is counted from before the first connection to after the last, and divided by everything that was done.
-    let times = Times { warmup: Duration::ZERO, window: COUNTING };
+    let times = Times { warmup: Duration::ZERO, window: COUNTING, count: false };
     let load = command(site, pair, speech, words, times)?;
     let file = site.network.folder().join("perf.csv");
     let pids: Vec<String> = pair.pids().iter().map(u32::to_string).collect();

@@ -47,9 +47,58 @@ pub const BUSY: Metric = metric("proxies_busy", "proxies' CPU %", 0, false);
 /// Share of a CPU that the generator used.
 pub const GENERATOR: Metric = metric("generator_busy", "generator's CPU %", 0, false);
 
-/// All that every load gives, in the order of columns.
-pub const OF_A_LOAD: &[Metric] =
-    &[RATE, CPU, SYSCALLS, SWITCHES, P50, P99, P999, RESIDENT, ANONYMOUS, BUSY, GENERATOR, ERRORS];
+/// Payload of a bulk stream.
+pub const GBPS: Metric = metric("gbps", "Gb/s", 2, true);
+/// Payload per second of CPU of both proxies together.
+pub const GBPS_PER_CORE: Metric = metric("gbps_per_core", "Gb/s per core, both proxies", 2, true);
+/// Handshakes that the far proxy answers with a second of its CPU.
+pub const HANDSHAKES: Metric = metric("handshakes_per_core", "handshakes/s per core", 0, false);
+/// Anonymous memory of proxy A before any load.
+pub const NEAR_BEFORE: Metric = metric("near_before_anonymous_mb", "A before: anonymous MB", 1, false);
+/// All resident memory of proxy A before any load.
+pub const NEAR_RESIDENT: Metric = metric("near_before_resident_mb", "A before: RSS MB", 1, false);
+/// Anonymous memory of proxy A for each idle connection.
+pub const NEAR_EACH: Metric = metric("near_anonymous_kb", "A: KB per connection", 2, false);
+/// Anonymous memory of proxy B for each idle connection of an application at A.
+pub const FAR_EACH: Metric = metric("far_anonymous_kb", "B: KB per connection", 2, false);
+/// How many idle connections there were.
+pub const CONNECTIONS: Metric = metric("connections", "connections", 0, false);
+/// p99 without the disturbance, in the same round.
+pub const P99_BEFORE: Metric = metric("undisturbed_p99_micros", "p99 µs without", 0, false);
+/// p99 with the disturbance by p99 without.
+pub const P99_RATIO: Metric = metric("p99_ratio", "p99 with / without", 2, false);
+/// CPU with the disturbance by CPU without.
+pub const CPU_RATIO: Metric = metric("cpu_ratio", "CPU with / without", 2, false);
+/// Changes that the control plane took per second.
+pub const CHANGES: Metric = metric("changes", "changes/s", 0, false);
+
+/// All there are, in the order of columns.
+pub const ALL: &[Metric] = &[
+    RATE,
+    GBPS,
+    GBPS_PER_CORE,
+    HANDSHAKES,
+    CPU,
+    CPU_RATIO,
+    SYSCALLS,
+    SWITCHES,
+    P50,
+    P99,
+    P999,
+    P99_BEFORE,
+    P99_RATIO,
+    CHANGES,
+    CONNECTIONS,
+    NEAR_RESIDENT,
+    NEAR_BEFORE,
+    NEAR_EACH,
+    FAR_EACH,
+    RESIDENT,
+    ANONYMOUS,
+    BUSY,
+    GENERATOR,
+    ERRORS,
+];
 
 /// Numbers by name.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -1,8 +1,21 @@
 //! The scenarios: what is asked of each pair, in the order of the report.
 
+mod bulk;
+mod churn;
+mod handshakes;
+mod idle;
+mod impaired;
+mod slow;
+
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+
 use crate::runner::{self, Times};
-use crate::sample::{Metric, OF_A_LOAD, Sample};
-use crate::setups::{Pair, Site, Speech};
+use crate::sample::Sample;
+use crate::setups::{FEW, Pair, Site, Speech};
+
+pub use impaired::Impairment;
 
 /// What is asked of a pair.
 pub struct Scenario {
@@ -21,10 +34,26 @@ pub struct Scenario {
 pub enum Work {
     /// One load for one window.
     Load(Speech, &'static [&'static str]),
+    /// One TCP stream.
+    Bulk,
+    /// Connections that do nothing.
+    Idle,
+    /// Full handshakes with proxy B.
+    Handshakes,
+    /// Small requests with and without a client that reads slowly.
+    Slow,
+    /// Requests with and without changes of the configuration.
+    Churn,
+    /// Requests over a bad network.
+    Impaired(Impairment),
 }
 
 const fn load(name: &'static str, about: &'static str, speech: Speech, words: &'static [&'static str]) -> Scenario {
-    Scenario { name, about, work: Work::Load(speech, words), quick: false }
+    scenario(name, about, Work::Load(speech, words))
+}
+
+const fn scenario(name: &'static str, about: &'static str, work: Work) -> Scenario {
+    Scenario { name, about, work, quick: false }
 }
 
 const fn quick(scenario: Scenario) -> Scenario {
@@ -73,23 +102,95 @@ pub const ALL: &[Scenario] = &[
         Speech::Http,
         &["http", "--connections", "16", "--rate", "1000"],
     )),
+    load("grpc-1", "gRPC, unary, 1 KB answers, 1 stream", Speech::Grpc, &["grpc", "--streams", "1"]),
+    quick(load("grpc-64", "gRPC, unary, 1 KB answers, 64 streams", Speech::Grpc, &["grpc", "--streams", "64"])),
+    load("grpc-256", "gRPC, unary, 1 KB answers, 256 streams", Speech::Grpc, &["grpc", "--streams", "256"]),
+    load(
+        "grpc-stream",
+        "gRPC, 64 open streams, round trips of messages of 128 bytes",
+        Speech::Grpc,
+        &["grpc", "--streams", "64", "--streaming"],
+    ),
+    load(
+        "tcp-pingpong",
+        "TCP, round trips of 128 bytes over 16 connections",
+        Speech::Tcp,
+        &["ping-pong", "--connections", "16"],
+    ),
+    quick(scenario("tcp-bulk", "TCP, one stream from the application to the client", Work::Bulk)),
+    scenario("handshakes", "full mutual TLS 1.3 handshakes with proxy B, one after the other", Work::Handshakes),
+    scenario(
+        "slow",
+        "1,000 small requests/s (open loop) with and without a client that reads 1 GB slowly, 10 alternating pairs",
+        Work::Slow,
+    ),
+    scenario("churn", "64 connections with and without 100 changes of an endpoint per second", Work::Churn),
+    scenario(
+        "loss",
+        "1,000 requests/s (open loop) over 64 connections, 1 % of packets between the hosts lost",
+        Work::Impaired(Impairment::Loss),
+    ),
+    scenario(
+        "delay",
+        "1,000 requests/s (open loop) over 64 connections, 10 ms each way between the hosts",
+        Work::Impaired(Impairment::Delay),
+    ),
+    scenario("idle", "10,000 idle connections, each after one request", Work::Idle),
 ];
+
+/// Idle connections, where descriptors suffice.
+const IDLE: usize = 10_000;
+/// Descriptors of a proxy besides its connections.
+const OTHERS: u64 = 200;
 
 impl Scenario {
     /// Why this pair is left out, if so.
-    pub fn left_out(&self, _pair: &str) -> Option<&'static str> {
-        None
+    pub fn left_out(&self, pair: &str) -> Option<&'static str> {
+        match self.work {
+            Work::Load(Speech::Grpc, _) if pair == "envoy" => Some("HTTP/1.1 between the proxies does not carry gRPC"),
+            Work::Load(Speech::Tcp, _) | Work::Bulk if pair == "envoy-h2" => {
+                Some("the same as envoy: there is no HTTP in it")
+            }
+            Work::Handshakes if pair == "relay" => Some("it has no TLS"),
+            Work::Handshakes if pair == "envoy-h2" => Some("the same as envoy"),
+            Work::Churn if !pair.starts_with("leno") => Some("it has no control plane"),
+            Work::Slow | Work::Impaired(_) if matches!(pair, "haproxy" | "envoy") => {
+                Some("nginx stands for pools of HTTP/1.1 connections, envoy-h2 for multiplexing")
+            }
+            _ => None,
+        }
     }
 
-    /// Its columns.
-    pub fn columns(&self) -> Vec<Metric> {
-        OF_A_LOAD.to_vec()
+    /// Connections that proxy A must be able to hold.
+    pub fn capacity(&self) -> usize {
+        if !matches!(self.work, Work::Idle) {
+            return FEW;
+        }
+        // The relay holds two descriptors a connection, and HAProxy wants as many.
+        let allowed = getrlimit(Resource::Nofile).current.map_or(u64::MAX, |limit| limit.saturating_sub(OTHERS) / 2);
+        IDLE.min(usize::try_from(allowed).unwrap_or(IDLE))
+    }
+
+    /// Whether it is done in the first round only: it repeats itself inside, or does not vary.
+    pub fn once(&self) -> bool {
+        matches!(self.work, Work::Idle | Work::Slow)
     }
 
     /// Does it once.
-    pub fn run(&self, site: &Site<'_>, pair: &mut Pair, times: Times) -> anyhow::Result<Vec<Sample>> {
+    pub fn run(&self, site: &Site<'_>, pair: &mut Pair, times: Times) -> anyhow::Result<Sample> {
         match self.work {
-            Work::Load(speech, words) => Ok(vec![runner::sample(site, pair, speech, words, times)?]),
+            Work::Load(speech, words) => runner::sample(site, pair, speech, words, times),
+            Work::Bulk => bulk::run(site, pair, times),
+            Work::Idle => idle::run(site, pair),
+            Work::Handshakes => handshakes::run(site, pair, times),
+            Work::Slow => slow::run(site, pair),
+            Work::Churn => churn::run(site, pair, times),
+            Work::Impaired(how) => impaired::run(site, pair, how, times),
         }
     }
+}
+
+/// Times of a scenario's own.
+const fn times(warmup: u64, window: u64) -> Times {
+    Times { warmup: Duration::from_millis(warmup), window: Duration::from_millis(window), count: false }
 }

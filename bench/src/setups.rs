@@ -8,7 +8,7 @@
 mod certificates;
 mod envoy;
 mod haproxy;
-mod leno;
+pub mod leno;
 mod nginx;
 mod relay;
 
@@ -65,7 +65,7 @@ impl Speech {
 pub const LOAD_CPU: &str = "0";
 /// CPU of both proxies.
 pub const PROXY_CPU: &str = "1";
-/// Connections that a proxy must be able to hold in all scenarios but the one with idle ones.
+/// Connections that a proxy must be able to hold in all scenarios but those with idle ones.
 pub const FEW: usize = 4096;
 
 /// Where a pair is started, and how large.
@@ -120,6 +120,11 @@ impl Pair {
     pub fn pids(&mut self) -> Vec<u32> {
         let own = self.processes.iter().map(Process::pid);
         own.chain(self.mesh.iter_mut().flat_map(leno::Members::pids)).collect()
+    }
+
+    /// The mesh, if this is Leno.
+    pub fn mesh(&self) -> Option<&leno::Members> {
+        self.mesh.as_ref()
     }
 
     /// Forgets what was logged so far: at full speed a disk would fill before the run is over.
@@ -195,12 +200,12 @@ fn pin(pid: u32, cpu: &str) {
 /// The application on host b.
 pub fn application(network: &Network) -> anyhow::Result<Process> {
     let mut words = vec![own("app")?.display().to_string()];
-    for (flag, speech) in [("--http", Speech::Http), ("--tcp", Speech::Tcp)] {
+    for (flag, speech) in [("--http", Speech::Http), ("--grpc", Speech::Grpc), ("--tcp", Speech::Tcp)] {
         words.extend([flag.to_owned(), format!("127.0.0.1:{}", speech.app())]);
     }
     let host = network.host("b");
     let process = Process::start("app", &mut pinned(host, LOAD_CPU, &words), network.folder());
-    wait_for(host, Speech::Http.app());
+    Speech::ALL.into_iter().for_each(|speech| wait_for(host, speech.app()));
     Ok(process)
 }
 

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use socket2::{Domain, Socket, Type};
 
 /// Read buffer, shared: what is read is written at once or kept in `Side::unsent`, and then no more is read.
 const BUFFER: usize = 64 << 10;
@@ -78,6 +79,15 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
+/// Begins to connect: until it is open, sending asks to be called again.
+fn connect(target: SocketAddr) -> Option<TcpStream> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), None).ok()?;
+    match socket.connect(&target.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => None,
+        _ => Some(socket.into()),
+    }
+}
+
 impl Relay {
     fn place(&mut self, fd: RawFd) -> &mut Option<Entry> {
         let place = usize::try_from(fd).expect("descriptors are not negative");
@@ -103,7 +113,7 @@ impl Relay {
         loop {
             let Some(Entry::Listener(listener, target)) = self.place(listening) else { return Ok(()) };
             let Ok((near, _)) = listener.accept() else { return Ok(()) };
-            let Ok(far) = TcpStream::connect(*target) else { continue };
+            let Some(far) = connect(*target) else { continue };
             let pair = [near, far];
             let fds = [pair[0].as_raw_fd(), pair[1].as_raw_fd()];
             for (position, stream) in pair.into_iter().enumerate() {

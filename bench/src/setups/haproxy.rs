@@ -39,7 +39,7 @@ fn proxy(name: &str, mode: &str, listen: &str, bind: &str, target: &str, server:
 /// `tune.h2`: 256 streams must fit one connection; logs and statistics are off as in the others.
 fn command(site: &Site<'_>, name: &str, proxies: &str) -> anyhow::Result<Vec<String>> {
     let file = site.network.subfolder("haproxy").join(format!("{name}.cfg"));
-    let connections = site.capacity + 64;
+    let connections = site.capacity + 16;
     let text = format!(
         "global\n  nbthread 1\n  maxconn {connections}\n  tune.h2.max-concurrent-streams 2048\n\
          \x20 ssl-default-bind-options ssl-min-ver TLSv1.3\n  ssl-default-server-options ssl-min-ver TLSv1.3\n\

@@ -77,13 +77,28 @@ pub struct Members {
     near: Member,
     logs: Vec<PathBuf>,
     // After the members, which deregister from it.
-    _mesh: Mesh,
+    mesh: Mesh,
 }
 
 impl Members {
     /// Process ids, far then near.
     pub fn pids(&mut self) -> Vec<u32> {
         vec![self.far.process().pid(), self.near.process().pid()]
+    }
+
+    /// The control plane.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// Key and chain of the near proxy.
+    pub fn identity(&self) -> PathBuf {
+        self.near.state.join("identity.pem")
+    }
+
+    /// State directory of the far proxy.
+    pub fn far_state(&self) -> &std::path::Path {
+        &self.far.state
     }
 
     /// See [`Pair::forget_logs`].
@@ -116,7 +131,7 @@ pub fn start(site: &Site<'_>, name: &str, everything: bool) -> anyhow::Result<Pa
     };
     let started = Instant::now();
     let far_flags = [
-        port_flags("--port", |s| format!("{}/{}", s.app(), protocol(s))),
+        ports("--port"),
         vec!["--hop".into(), format!("0.0.0.0:{HOP}"), "--admin".into(), format!("127.0.0.1:{ADMIN}")],
         flags("far"),
     ]
@@ -138,7 +153,12 @@ pub fn start(site: &Site<'_>, name: &str, everything: bool) -> anyhow::Result<Pa
     for speech in Speech::ALL {
         wait_for(a, speech.near());
     }
-    Ok(pair(ready, Vec::new(), Some(Members { far, near, logs, _mesh: mesh })))
+    Ok(pair(ready, Vec::new(), Some(Members { far, near, logs, mesh })))
+}
+
+/// The ports of the service as flags, with their protocols.
+pub fn ports(flag: &str) -> Vec<String> {
+    port_flags(flag, |s| format!("{}/{}", s.app(), protocol(s)))
 }
 
 fn protocol(speech: Speech) -> &'static str {

@@ -114,6 +114,12 @@ impl Drop for Network {
 }
 
 impl Host {
+    /// Its network namespace, as `ip netns` names it.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// IPv4 address.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
