@@ -65,10 +65,10 @@ pub struct MemberArguments {
     /// Serve although the application listens off loopback, where callers bypass the mesh
     #[arg(long)]
     pub allow_exposed: bool,
-    /// User whose processes may use the upstream ports; the own user when absent
+    /// User whose processes may use the upstream ports and answer on the application's; the own user when absent
     #[arg(long, value_name = "UID", conflicts_with = "allow_any_local_caller")]
     pub local_user: Option<u32>,
-    /// Let every local process use the upstream ports, for the reason given
+    /// Let every local process use the upstream ports and answer on the application's, for the reason given
     #[arg(long, value_name = "REASON")]
     pub allow_any_local_caller: Option<String>,
     /// Worker threads

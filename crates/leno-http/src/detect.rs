@@ -16,8 +16,8 @@ const LOOK: usize = 64;
 /// Longest method that is taken for one.
 const MAX_METHOD: usize = 20;
 
-/// How long to wait before looking at half a word again.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How long to wait before looking at half a word again; doubled each time.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What the first bytes look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +38,17 @@ pub enum Detected {
 /// # Errors
 /// The connection ended or broke before its first byte.
 pub async fn detect(io: &TcpStream, limit: Duration) -> io::Result<Detected> {
+    let mut pause = LOOK_AGAIN;
     let looked = tokio::time::timeout(limit, async {
         loop {
             io.readable().await?;
             if let Some(found) = look(io)? {
                 return Ok(found);
             }
-            // A part of something. Its bytes stay in the socket, so readiness cannot tell when more come.
-            tokio::time::sleep(LOOK_AGAIN).await;
+            // A part of something. Its bytes stay in the socket, so readiness cannot tell when more come; and whoever sends a byte and
+            // is silent must not keep the worker busy.
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
     })
     .await;
@@ -153,6 +156,35 @@ mod tests {
         let mut all = [0; PREFACE.len()];
         server.read_exact(&mut all).await.unwrap();
         assert_eq!(all, PREFACE);
+    }
+
+    /// A part of something is looked at less and less often: such connections must not keep a worker busy.
+    #[tokio::test]
+    async fn half_a_word_costs_nothing_while_it_waits() {
+        struct Count(std::sync::atomic::AtomicU32);
+        impl std::task::Wake for Count {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let (mut client, server) = pair().await;
+        client.write_all(b"\x16").await.unwrap();
+        server.readable().await.unwrap();
+        let wakes = std::sync::Arc::new(Count(0.into()));
+        let waker = std::sync::Arc::clone(&wakes).into();
+        let mut cx = std::task::Context::from_waker(&waker);
+        let mut detecting = std::pin::pin!(detect(&server, Duration::from_secs(60)));
+        let mut looks = 0;
+        let until = tokio::time::Instant::now() + Duration::from_millis(300);
+        while tokio::time::Instant::now() < until {
+            assert!(detecting.as_mut().poll(&mut cx).is_pending());
+            looks = wakes.0.load(std::sync::atomic::Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // After 1, 2, 4 … 128 ms.
+        assert!(looks <= 9, "{looks} looks in 300 ms");
+        client.write_all(b"\x03\x01\x02\x00\x01").await.unwrap();
+        assert_eq!(detecting.await.unwrap(), Detected::Tls);
     }
 
     #[tokio::test]

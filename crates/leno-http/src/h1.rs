@@ -13,7 +13,7 @@ mod server;
 mod source;
 pub mod write;
 
-pub use client::{Client, ClientSettings, LeasedBody, connect};
+pub use client::{Client, ClientSettings, ConnectGuard, LeasedBody, connect};
 pub(crate) use request::content_length;
 pub use server::serve;
 pub use source::IncomingBody;

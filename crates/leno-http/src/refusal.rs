@@ -6,7 +6,7 @@ use bytes::Bytes;
 use leno_model::Reason;
 
 use crate::body::{Body, BodyError, Response};
-use crate::head::{BodyLength, ResponseHead};
+use crate::head::{BodyLength, Fields, ResponseHead};
 
 /// The header that says why an answer is not the application's (D16).
 pub const REASON_HEADER: &str = "leno-reason";
@@ -92,6 +92,15 @@ impl Refusal {
         head.fields.append("content-type", b"text/plain; charset=utf-8");
         head.length = BodyLength::Exact(text.len() as u64);
         Response::new(head, Body::Full(text))
+    }
+
+    /// What ends a gRPC answer that has begun: a caller that gets a reset instead only learns that something broke.
+    #[must_use]
+    pub fn into_grpc_trailers(self) -> Fields {
+        let mut fields = Fields::new();
+        fields.append("grpc-status", self.reason.grpc_status().to_string().as_bytes());
+        fields.append("grpc-message", percent_encode(&self.text()).as_bytes());
+        fields
     }
 
     fn text(&self) -> String {

@@ -101,6 +101,7 @@ reasons! {
     RetryLimitExceeded "retry_limit_exceeded" Upstream true "URX" 503 14 "Every permitted attempt failed." "The last attempt's reason is in the detail.";
     DownstreamReset "downstream_reset" Downstream false "DC" 499 1 "The caller went away before the answer was complete." "Is the caller's timeout shorter than the answer takes?";
     EgressDenied "egress_denied" Local true "NR" 502 7 "The destination is not in the mesh and egress is denied." "Add an ExternalService, or MeshConfig egress: allow.";
+    ForeignApp "foreign_app" Local true "NR" 503 14 "Another user's program listens on the application's port." "Start the application under leno run, or name its user with --local-user.";
     ExposedApp "exposed_app" Local true "NR" 503 14 "The application listens off loopback, where callers bypass the mesh." "Bind it to 127.0.0.1, or pass --allow-exposed.";
     ControlPlaneUnreachable "control_plane_unreachable" ControlPlane true "NC" 503 14 "The destination is not known yet and the control plane does not answer." "leno status; is the control plane running?";
     ConfigurationRejected "configuration_rejected" ControlPlane true "NC" 500 14 "The destination's configuration, or the backend that its route chose, cannot be used; it is closed until mended." "leno describe: see the conditions.";

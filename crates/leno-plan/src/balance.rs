@@ -72,8 +72,8 @@ impl Load {
     /// that refuses within a millisecond would otherwise look like the fastest and draw the traffic to it.
     fn measure(&self, nanos: u64, outcome: Outcome, now: u64) {
         let sample = match outcome {
-            Outcome::Success => nanos as f64,
-            Outcome::Failure => (nanos as f64).max(defaults::FAILURE_LATENCY.as_nanos() as f64),
+            Outcome::Success | Outcome::Nothing => nanos as f64,
+            Outcome::Failure | Outcome::Overload => (nanos as f64).max(defaults::FAILURE_LATENCY.as_nanos() as f64),
         };
         let next = match self.latency.get() {
             None => sample,

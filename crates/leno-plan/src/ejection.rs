@@ -60,6 +60,10 @@ pub enum Outcome {
     Success,
     /// Connect failure, handshake failure, reset without an answer, or 502, 503, 504.
     Failure,
+    /// It has no room now. It gets fewer requests, and is not ill.
+    Overload,
+    /// Nothing: the caller's own deadline came first, or the caller was at fault.
+    Nothing,
 }
 
 impl Outcome {
@@ -154,7 +158,10 @@ impl ServiceHealth {
         outcome: Outcome,
         now: u64,
     ) -> Change {
-        if outcome == Outcome::Success {
+        if outcome != Outcome::Failure {
+            if outcome != Outcome::Success {
+                return Change::None;
+            }
             // Read first: a shared cache line is written only when something changes.
             if endpoint.failures.load(Relaxed) != 0 {
                 endpoint.failures.store(0, Relaxed);
@@ -318,6 +325,24 @@ mod tests {
         };
         let all = service.update(&EndpointSet::new([endpoint("a", 1), endpoint("b", 0)]));
         assert_eq!(fail(&service, &all[0], 5, SECOND), Change::Spared);
+    }
+
+    #[test]
+    fn only_failures_count() {
+        let (service, policy) = (ServiceHealth::default(), EjectionPolicy::default());
+        let all = service.update(&set(4));
+        for _ in 0..3 * policy.failures {
+            for outcome in [Outcome::Overload, Outcome::Nothing] {
+                assert_eq!(service.record(&policy, &all[0], outcome, SECOND), Change::None);
+            }
+        }
+        assert!(all[0].is_ready(SECOND));
+        // Nor do they take failures back.
+        for _ in 1..policy.failures {
+            assert_eq!(service.record(&policy, &all[0], Outcome::Failure, SECOND), Change::None);
+        }
+        service.record(&policy, &all[0], Outcome::Nothing, SECOND);
+        assert!(matches!(service.record(&policy, &all[0], Outcome::Failure, SECOND), Change::Ejected(_)));
     }
 
     #[test]

@@ -124,6 +124,7 @@ async fn live(settings: Arc<ProxySettings>, listeners: Listeners, telemetry: Arc
     handle.serve(plane.addresses().hop).await;
     let ready = async {
         ready(&settings, plane.process(), &handle, &worker_link).await;
+        plane.process().set_started();
         let _ = tell_ready.send(());
         announce_ready(&settings, &plane)?;
         std::future::pending::<io::Result<Signal>>().await
@@ -211,13 +212,14 @@ fn missing(settings: &ProxySettings, process: &Process, handle: &ControlHandle, 
         if !link.snapshots.borrow().inbound.contains_key(&settings.service) {
             missing.push("the plan of its own service".to_owned());
         }
-        // With the control plane away, what was stored is served (D11): then there is nothing to wait for.
-        if status.connected && !status.registered {
+        // With the control plane away, what was stored is served (D11): then there is nothing to wait for. And whoever serves goes on
+        // doing so while it registers again on a new stream.
+        if status.connected && !status.registered && !process.is_started() {
             missing.push("its registration".to_owned());
         }
     }
     // Ready means that the control plane may be gone from now on, over a restart too (D11).
-    if !status.kept {
+    if !status.prepared {
         missing.push(match status.connected {
             true => "what it needs, answered by the control plane and kept on disk".to_owned(),
             false => "the control plane".to_owned(),
@@ -347,15 +349,24 @@ async fn watch_exposure(settings: Arc<ProxySettings>, process: Arc<Process>) {
     let mut looks = 0u64;
     loop {
         look.tick().await;
-        let found: Vec<_> = settings
-            .ports
-            .iter()
-            .flat_map(|served| exposure::exposed_listeners(served.app_address().port()).unwrap_or_default())
-            .collect();
-        if !found.is_empty() && !process.is_exposed() {
-            tracing::error!(listeners = ?found, "the application listens off loopback, where callers bypass the mesh: it is not served");
-        }
-        process.set_exposed(!found.is_empty());
+        let ports = settings.ports.iter().map(|served| served.app_address().port());
+        let found: io::Result<Vec<_>> = ports.map(exposure::exposed_listeners).collect();
+        let is_exposed = match found.map(|all| all.concat()) {
+            Ok(found) if found.is_empty() => false,
+            Ok(found) => {
+                if !process.is_exposed() {
+                    tracing::error!(listeners = ?found, "the application listens off loopback, where callers bypass the mesh: it is not served");
+                }
+                true
+            }
+            Err(error) => {
+                if !process.is_exposed() {
+                    tracing::error!(%error, "cannot tell where the application listens: it is not served");
+                }
+                true
+            }
+        };
+        process.set_exposed(is_exposed);
         // Not at the first look: a program may take its time to start.
         looks += 1;
         for served in settings.ports.iter().filter(|_| looks == SLOW_START_LOOKS) {

@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use leno_http::body::PollFrame;
 use leno_http::hop::Peer;
-use leno_http::{Body, BodyError, BodyLength, BodyStream, Frame, Method, Refusal, RequestHead, Response};
+use leno_http::{Body, BodyError, BodyLength, BodyStream, Frame, Method, Refusal, RequestHead, Response, hygiene};
 use leno_model::{AppProtocol, NamespacedName, Reason, SpiffeId};
 use leno_plan::resilience::{ActiveRequest, ActiveRetry, Permit, Timeouts};
 use leno_telemetry::metrics::Direction;
@@ -131,6 +131,8 @@ pub struct Exchange {
     pub live: LiveGuard<Subject>,
     /// When the whole must be over.
     pub deadline: Option<Instant>,
+    /// It is the caller's, and earlier than ours: running into it says nothing of the upstream.
+    pub is_callers_deadline: bool,
     started: Instant,
     stream_idle: u32,
     worker: Rc<Worker>,
@@ -202,6 +204,7 @@ impl Exchange {
             },
             live: worker.live.begin(class, idle, subject),
             deadline: None,
+            is_callers_deadline: false,
             started: Instant::now(),
             stream_idle: 0,
             worker: Rc::clone(worker),
@@ -368,6 +371,14 @@ impl RequestSide {
     }
 }
 
+/// Proxies say nothing in trailers: a `leno-*` field there is somebody's who wants to be taken for one, and applications merge
+/// trailers into headers (RFC 9110 section 6.5.1 warns of it).
+fn strip_trailers(polled: &mut PollFrame) {
+    if let Poll::Ready(Some(Ok(Frame::Trailers(fields)))) = polled {
+        hygiene::strip_internal(fields);
+    }
+}
+
 /// Counts a request's body on its way to the upstream.
 struct CountedRequest {
     body: Body,
@@ -380,7 +391,8 @@ impl BodyStream for CountedRequest {
         if let Poll::Ready(reason) = self.live.poll_ended(2, cx) {
             return Poll::Ready(Some(Err(BodyError::new(reason, ""))));
         }
-        let polled = self.body.poll_frame(cx);
+        let mut polled = self.body.poll_frame(cx);
+        strip_trailers(&mut polled);
         match &polled {
             Poll::Ready(Some(Ok(Frame::Data(bytes)))) => {
                 let received = &self.live.subject.request.received;
@@ -419,7 +431,8 @@ impl BodyStream for Measured {
         if self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
             return self.broken(BodyError::new(Reason::RequestTimeout, "the answer was not complete in time"));
         }
-        let polled = self.body.poll_frame(cx);
+        let mut polled = self.body.poll_frame(cx);
+        strip_trailers(&mut polled);
         let Some(exchange) = &mut self.exchange else { return polled };
         match &polled {
             Poll::Ready(Some(Ok(Frame::Data(bytes)))) => {
@@ -485,10 +498,15 @@ impl Measured {
     }
 
     fn broken(&mut self, error: BodyError) -> PollFrame {
-        if let Some(mut exchange) = self.exchange.take() {
-            exchange.fail(error.reason, error.detail.clone());
-            exchange.complete = true;
+        let Some(mut exchange) = self.exchange.take() else { return Poll::Ready(Some(Err(error))) };
+        exchange.fail(error.reason, error.detail.clone());
+        exchange.complete = true;
+        if exchange.facts.protocol != AppProtocol::Grpc || exchange.facts.direction != Direction::Outbound {
+            return Poll::Ready(Some(Err(error)));
         }
-        Poll::Ready(Some(Err(error)))
+        exchange.facts.grpc_status = Some(error.reason.grpc_status());
+        self.body = Body::Empty;
+        let refusal = Refusal { reason: error.reason, status: None, detail: error.detail, unprocessed: false };
+        Poll::Ready(Some(Ok(Frame::Trailers(refusal.into_grpc_trailers()))))
     }
 }

@@ -54,7 +54,7 @@ pub async fn handle(
     exchange.facts.port = meta.port;
     exchange.facts.source = Some(peer.identity.spiffe.clone());
     exchange.facts.destination = worker.identity();
-    exchange.facts.attempts = meta.attempt + 1;
+    exchange.facts.attempts = meta.attempt.saturating_add(1);
     match exchange.run(async |exchange| stages(&worker, &peer, &meta, service, exchange, request).await).await {
         Ok(response) => Ok(exchange.measure(response)),
         Err(refusal) => {
@@ -176,7 +176,7 @@ async fn to_app(
     let protocol = port.protocol.unwrap_or(meta.protocol);
     let sent = worker.now();
     // Pinned once: moved into two branches it would take its place in this future twice.
-    let sending = std::pin::pin!(worker.plain.send(app, protocol, request));
+    let sending = std::pin::pin!(worker.plain.send(app, protocol, request, port.timeouts.connect));
     let answered = match exchange.deadline {
         Some(at) => match tokio::time::timeout_at(at, sending).await {
             Ok(answered) => answered,

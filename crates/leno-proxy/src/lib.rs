@@ -9,6 +9,7 @@
 //! *Start reading at*: [`settings`], then [`assembly`] for the life of the process and `outbound` for the life of a request.
 
 pub mod admin;
+mod app_owner;
 pub mod assembly;
 mod callers;
 pub mod control;

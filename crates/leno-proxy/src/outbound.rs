@@ -147,7 +147,9 @@ async fn stages(
     }
     // From here the clock of the whole request runs, retries included.
     exchange.limit(choice.rule.request_timeout(&called.policy).map(|t| Instant::now() + t));
+    let of_rule = exchange.deadline;
     exchange.limit(deadline::of_grpc(&request.head, Instant::now()));
+    exchange.is_callers_deadline = exchange.deadline != of_rule;
     let (call, backend) = resolve(worker, exchange, &called, &choice).await?;
     filters::on_request(&backend.filters, &choice, &mut request.head)?;
     exchange.set_idle(&call.backend.policy.timeouts);

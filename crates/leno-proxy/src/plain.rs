@@ -11,30 +11,35 @@ use leno_model::AppProtocol;
 pub struct PlainPool {
     h1: h1::Client,
     h2: h2::Client,
+    guard: h1::ConnectGuard,
 }
 
 impl PlainPool {
-    /// A pool without connections.
+    /// A pool without connections; `guard` is asked before each.
     #[must_use]
-    pub fn new() -> Self {
-        Self { h1: h1::Client::new(h1::ClientSettings::default()), h2: h2::Client::new(h2::ClientSettings::default()) }
+    pub fn new(guard: h1::ConnectGuard) -> Self {
+        let h1 = h1::Client::new(h1::ClientSettings { guard: guard.clone(), ..h1::ClientSettings::default() });
+        let h2 = h2::Client::new(h2::ClientSettings { guard: guard.clone(), ..h2::ClientSettings::default() });
+        Self { h1, h2, guard }
     }
 
-    /// Sends a request in the protocol that the other side is declared to speak.
+    /// Sends a request in the protocol that the other side is declared to speak; `limit` is on connecting.
     pub async fn send(
         &self,
         address: SocketAddr,
         protocol: AppProtocol,
         request: Request,
+        limit: Duration,
     ) -> Result<Response, StreamError> {
         match protocol {
-            AppProtocol::Http2 | AppProtocol::Grpc => self.h2.send(address, request).await,
-            AppProtocol::Http | AppProtocol::Tcp => self.h1.send(address, request).await,
+            AppProtocol::Http2 | AppProtocol::Grpc => self.h2.send_within(address, request, limit).await,
+            AppProtocol::Http | AppProtocol::Tcp => self.h1.send_within(address, request, limit).await,
         }
     }
 
     /// Opens a TCP connection; the answer's body is what the other side sends. Each direction ends on its own.
     pub async fn tcp(&self, address: SocketAddr, limit: Duration, body: Body) -> Result<Response, StreamError> {
+        self.guard.check(address)?;
         tcp::send(address, Request::new(stream_head(), body), limit).await
     }
 }

@@ -9,6 +9,8 @@ use leno_model::NamespacedName;
 use leno_plan::ejection::ServiceHealth;
 use leno_plan::resilience::{Concurrency, RetryBudget};
 
+use crate::plane::Side;
+
 /// Services with shared state that are kept although nothing uses them. State of a destination that ages out and comes back is
 /// worth little; ten thousand of them are a few MB.
 const MAX_SHARED: usize = 10_000;
@@ -18,12 +20,14 @@ const MAX_SHARED: usize = 10_000;
 pub struct Process {
     outbound: Mutex<HashMap<(NamespacedName, u16), Arc<SharedPort>>>,
     inbound: Mutex<HashMap<(NamespacedName, u16), Arc<SharedPort>>>,
-    connections: AtomicUsize,
+    /// By side, inbound first.
+    connections: [AtomicUsize; 2],
     max_connections: usize,
     /// The proxy's own listeners, which no egress may lead to.
     pub own_addresses: Vec<SocketAddr>,
     exposed: AtomicBool,
     draining: AtomicBool,
+    started: AtomicBool,
 }
 
 /// State of one service port over all workers.
@@ -41,7 +45,7 @@ pub struct SharedPort {
 
 /// A place among the open connections, until dropped.
 #[derive(Debug)]
-pub struct ConnectionPermit(Arc<Process>);
+pub struct ConnectionPermit(Arc<Process>, Side);
 
 impl Process {
     /// `max_connections` bounds downstream connections over all ports.
@@ -50,11 +54,12 @@ impl Process {
         Arc::new(Self {
             outbound: Mutex::default(),
             inbound: Mutex::default(),
-            connections: AtomicUsize::new(0),
+            connections: Default::default(),
             max_connections,
             own_addresses,
             exposed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            started: AtomicBool::new(false),
         })
     }
 
@@ -70,18 +75,28 @@ impl Process {
         shared(&self.inbound, service, port)
     }
 
-    /// A place for one more downstream connection; `None` if the cap is reached.
+    /// A place for one more downstream connection; `None` if the cap is reached, or three quarters of it by this side alone: who
+    /// floods the hop port must not cut off the workload's own calls, nor the other way round.
     #[must_use]
-    pub fn admit(self: &Arc<Self>) -> Option<ConnectionPermit> {
-        let fits = |n: usize| (n < self.max_connections).then_some(n + 1);
-        let taken = self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
-        taken.is_ok().then(|| ConnectionPermit(Arc::clone(self)))
+    pub fn admit(self: &Arc<Self>, side: Side) -> Option<ConnectionPermit> {
+        // Two workers may pass the total by one each at the same moment; descriptors are kept in reserve.
+        if self.connections() >= self.max_connections {
+            return None;
+        }
+        let of_side = self.max_connections - self.max_connections / 4;
+        let fits = |n: usize| (n < of_side).then_some(n + 1);
+        let taken = self.of(side).fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        taken.is_ok().then(|| ConnectionPermit(Arc::clone(self), side))
+    }
+
+    fn of(&self, side: Side) -> &AtomicUsize {
+        &self.connections[usize::from(side == Side::Outbound)]
     }
 
     /// Open downstream connections.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.connections.iter().map(|n| n.load(Ordering::Relaxed)).sum()
     }
 
     /// Whether the application was last seen listening off loopback although that is not allowed.
@@ -101,6 +116,17 @@ impl Process {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it was ready once.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// It is ready for the first time.
+    pub fn set_started(&self) {
+        self.started.store(true, Ordering::Relaxed);
+    }
+
     /// Notes what the exposure check saw.
     pub fn set_exposed(&self, exposed: bool) {
         self.exposed.store(exposed, Ordering::Relaxed);
@@ -109,7 +135,7 @@ impl Process {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.of(self.1).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -140,11 +166,13 @@ mod tests {
 
     #[test]
     fn connections_are_capped_and_given_back() {
-        let process = Process::new(2, Vec::new());
-        let (a, b) = (process.admit(), process.admit());
-        assert!(a.is_some() && b.is_some() && process.admit().is_none());
-        drop(a);
-        assert!(process.admit().is_some());
+        let process = Process::new(4, Vec::new());
+        let flood: Vec<_> = (0..4).map(|_| process.admit(Side::Inbound)).collect();
+        assert_eq!(flood.iter().flatten().count(), 3, "a quarter is left for the other side");
+        let own = process.admit(Side::Outbound);
+        assert!(own.is_some() && process.admit(Side::Outbound).is_none());
+        drop(flood);
+        assert!(process.admit(Side::Inbound).is_some());
         assert_eq!(process.connections(), 1);
     }
 

@@ -194,6 +194,22 @@ fn a_deadline_ends_the_call_at_both_ends() {
 }
 
 #[test]
+fn a_deadline_in_the_middle_of_an_answer_is_a_status_and_not_a_reset() {
+    run(async || {
+        let (address, _) = app().await;
+        let pair = Pair::with_access(address, AppProtocol::Grpc, open_access());
+        let mut client = connect(pair.local()).await;
+        let request = call("/x/Echo").header("grpc-timeout", "500m").body(()).unwrap();
+        let (answer, mut send) = client.send_request(request, false).unwrap();
+        write(&mut send, Bytes::from_static(b"one")).await.unwrap();
+        let mut body = answer.await.unwrap().into_body();
+        assert_eq!(read(&mut body, 3).await, "one");
+        assert!(body.data().await.is_none());
+        assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "4");
+    });
+}
+
+#[test]
 fn a_cancelled_call_is_cancelled_at_the_application() {
     run(async || {
         let (address, counts) = app().await;

@@ -180,10 +180,11 @@ fn connections_are_capped_and_given_back() {
     let mut server = mesh::Member::start(&mut mesh, mesh::settings("web", Some((app.address, AppProtocol::Http)), &[]));
     server.serves("web", app.address, AppProtocol::Http, mesh::open_access());
     let mut told = mesh::settings("caller", None, &["web"]);
+    // A side may take three quarters of them.
     told.max_connections = Some(16);
     let mut client = mesh::Member::start(&mut mesh, told);
     client.calls(plan("web", AppProtocol::Http, vec![endpoint("web-1", server.hop)]));
-    let mut held: Vec<Caller> = (0..16).map(|_| Caller::new(client.upstreams[0])).collect();
+    let mut held: Vec<Caller> = (0..12).map(|_| Caller::new(client.upstreams[0])).collect();
     held.iter_mut().for_each(|c| assert_eq!(c.get("web", "/").status, 200));
     assert_eq!(Caller::new(client.upstreams[0]).rest(), "", "closed at once");
     held.clear();

@@ -21,7 +21,7 @@ pub use diag::{ListeningSocket, SockDiag, listeners, listening_sockets, peer_uid
 pub use fds::{pass_fds, set_inheritable, take_listener};
 pub use lock::FileLock;
 pub use process::{
-    Usage, die_with_parent, effective_uid, open_file_limit, pid_of_socket, raise_open_file_limit, send_signal, usage,
-    worker_count,
+    Usage, die_with_parent, effective_uid, is_descendant, open_file_limit, pid_of_socket, raise_open_file_limit,
+    send_signal, usage, worker_count,
 };
 pub use socket::{Keepalive, set_keepalive, set_user_timeout};

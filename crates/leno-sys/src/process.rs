@@ -116,10 +116,39 @@ pub fn pid_of_socket(inode: u64) -> Option<u32> {
     None
 }
 
+/// Whether a process was started by another one, or by one that it started.
+#[must_use]
+pub fn is_descendant(pid: u32, ancestor: u32) -> bool {
+    let mut at = pid;
+    // Bounded by the kernel's own limit on nesting in practice; process ids may be reused while this walks.
+    for _ in 0..64 {
+        if at == ancestor {
+            return true;
+        }
+        let Some(parent) = parent_of(at).filter(|p| *p != 0) else { return false };
+        at = parent;
+    }
+    false
+}
+
+/// `PPid` of proc_pid_status(5).
+fn parent_of(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::process::Stdio;
+
+    #[test]
+    fn descent_is_followed_upwards() {
+        let parent = std::os::unix::process::parent_id();
+        let me = std::process::id();
+        assert!(is_descendant(me, me) && is_descendant(me, parent) && is_descendant(me, 1));
+        assert!(!is_descendant(parent, me) && !is_descendant(u32::MAX, me));
+    }
 
     #[test]
     fn this_process_has_used_something() {

@@ -1,11 +1,13 @@
-"""GETs over keep-alive connections until SIGTERM; prints "FINE BAD" as they grow and, at the end, what the bad ones were.
+"""GETs over keep-alive connections until SIGTERM; prints "FINE BAD RESENT REFUSED" as they grow and, at the end, what
+the bad ones were.
 
   load.py URL CONNECTIONS RATE
 
 It ends by itself after five minutes.
 
 A connection that the server closed between two requests is opened again, and a request that met such a close before any
-byte of an answer is sent once more, as RFC 9110 section 9.2.2 has clients do. Everything else that is not 200 is bad.
+byte of an answer is sent once more, as RFC 9110 section 9.2.2 has clients do; it counts as resent. A new connection that nobody
+accepts counts as refused. Everything else that is not 200 is bad.
 """
 
 import collections
@@ -23,6 +25,8 @@ end = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: end.set())
 fine = [0] * connections
 bad = collections.Counter()
+resent = [0] * connections
+refused = [0] * connections
 
 
 def work(index):
@@ -51,12 +55,17 @@ def work(index):
                     connection.close()
                     connection = None
                 break
+            except ConnectionRefusedError:
+                refused[index] += 1
+                connection = None
+                break
             except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError) as error:
                 connection.close()
                 connection = None
                 if not used or attempt == 2:
                     bad[f"new connection: {error!r}"] += 1
                     break
+                resent[index] += 1
             except (OSError, http.client.HTTPException) as error:
                 bad[repr(error)] += 1
                 connection.close()
@@ -65,7 +74,7 @@ def work(index):
 
 
 def tell(*more):
-    print(sum(fine), sum(bad.values()), *more, flush=True)
+    print(sum(fine), sum(bad.values()), sum(resent), sum(refused), *more, flush=True)
 
 
 threads = [threading.Thread(target=work, args=(i,)) for i in range(connections)]

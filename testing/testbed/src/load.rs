@@ -14,6 +14,18 @@ pub struct Report {
     pub fine: u64,
     /// Everything else: other statuses, broken connections, timeouts.
     pub bad: u64,
+    /// Sent once more because a kept connection ended before any of the answer; by [`Load`] only.
+    pub resent: u64,
+    /// Connections that nobody accepted; by [`Load`] only.
+    pub refused: u64,
+}
+
+impl Report {
+    /// Nothing was lost, nor had to be sent again, nor found the door closed.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.bad == 0 && self.resent == 0 && self.refused == 0
+    }
 }
 
 /// Load under way, by `programs/load.py`: keep-alive connections that are opened again when they were closed, as every HTTP
@@ -53,12 +65,12 @@ impl Load {
     fn report(&self) -> Report {
         let log = self.process.log();
         let counts = |line: &str| {
-            let mut numbers = line.split(' ').map_while(|n| n.parse().ok());
-            Some((numbers.next()?, numbers.next()?))
+            let numbers: Vec<u64> = line.split(' ').map_while(|n| n.parse().ok()).collect();
+            <[u64; 4]>::try_from(numbers).ok()
         };
         let whole = log.rfind('\n').map_or("", |end| &log[..end]);
-        let (fine, bad) = whole.lines().rev().find_map(counts).unwrap_or_default();
-        Report { done: fine + bad, fine, bad }
+        let [fine, bad, resent, refused] = whole.lines().rev().find_map(counts).unwrap_or_default();
+        Report { done: fine + bad, fine, bad, resent, refused }
     }
 
     /// Waits until the load has gone on for a while, and ends it.
@@ -66,6 +78,13 @@ impl Load {
     #[must_use]
     pub fn finish(mut self) -> Report {
         self.answered(AROUND);
+        self.stop()
+    }
+
+    /// Ends it now: what it called is gone.
+    #[track_caller]
+    #[must_use]
+    pub fn stop(mut self) -> Report {
         self.process.signal(rustix::process::Signal::TERM);
         let status = self.process.wait();
         let (log, report) = (self.process.log(), self.report());
@@ -100,7 +119,7 @@ fn report(text: &str) -> Report {
         + number("status codes:", " 3xx")
         + number("status codes:", " 4xx")
         + number("status codes:", " 5xx");
-    Report { done, fine, bad }
+    Report { done, fine, bad, resent: 0, refused: 0 }
 }
 
 #[cfg(test)]
@@ -111,6 +130,6 @@ mod tests {
     fn a_report_is_read() {
         let text = "requests: 12 total, 11 started, 10 done, 7 succeeded, 3 failed, 1 errored, 0 timeout\n\
                     status codes: 7 2xx, 0 3xx, 1 4xx, 1 5xx\n";
-        assert_eq!(report(text), Report { done: 10, fine: 7, bad: 5 });
+        assert_eq!(report(text), Report { done: 10, fine: 7, bad: 5, resent: 0, refused: 0 });
     }
 }

@@ -27,6 +27,37 @@ fn an_exposed_program_is_refused_unless_that_is_said() {
 }
 
 #[test]
+fn a_foreign_program_on_the_applications_port_gets_no_request() {
+    if !can_run("foreign_app", apps::NEEDS) {
+        return;
+    }
+    let network = Network::new(&["one", "two", "three"]);
+    let (two, three) = (network.host("two"), network.host("three"));
+    let mesh = Mesh::start(&network, "one", &[]);
+    let mut foreign = two.command("setpriv");
+    foreign.args(["--reuid=65534", "--clear-groups", apps::PYTHON, "-m", "http.server", "8080", "--bind", "127.0.0.1"]);
+    let _foreign = Process::start("foreign", &mut foreign, network.folder());
+    testbed::wait::until("it listens", || {
+        let said = two.curl(&["-o", "/dev/null", "http://127.0.0.1:8080/"]);
+        if said.code == 0 { Ok(()) } else { Err(said.stderr) }
+    });
+    let flags = ["--port", "8080", "--admin", "127.0.0.1:15020"];
+    let mut web = mesh.proxy(two, "web", "web", &flags);
+    web.wait_ready(15020);
+    let mut client = mesh.proxy(three, "client", "client", &["--upstream", "web=9080", "--admin", "127.0.0.1:15020"]);
+    client.wait_ready(15020);
+    let said = three.curl(&["-o", "/dev/null", "-w", "%{http_code} %header{leno-reason}", "http://127.0.0.1:9080/"]);
+    assert_eq!(said.stdout.split(' ').next(), Some("503"), "{said:?}");
+    assert!(web.metrics(15020).contains("reason=\"foreign_app\""), "{}", web.metrics(15020));
+    web.end();
+    let told = mesh.proxy(two, "told", "web", &[&flags[..], &["--local-user", "65534"]].concat());
+    testbed::wait::until("the user that was named is served", || {
+        let said = three.curl(&["-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:9080/"]);
+        if said.stdout == "200" { Ok(()) } else { Err(format!("{said:?}\n{}", told.log())) }
+    });
+}
+
+#[test]
 fn another_user_cannot_borrow_the_identity_and_the_forward_proxy_knows_names() {
     if !can_run("local_callers", apps::NEEDS) {
         return;

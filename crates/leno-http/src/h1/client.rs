@@ -37,9 +37,39 @@ const MAX_INTERIM: usize = 32;
 /// Bodies up to this size are sent before the answer is read; larger ones beside it.
 const INLINE_BODY: usize = 16 * 1024;
 
+/// Asked before each new connection, so that its owner may say no: nothing is sent then. Connections that stand are not asked about.
+#[derive(Clone, Default)]
+pub struct ConnectGuard(Option<Rc<ConnectCheck>>);
+
+type ConnectCheck = dyn Fn(SocketAddr) -> Result<(), StreamError>;
+
+impl ConnectGuard {
+    /// Asks `check`.
+    #[must_use]
+    pub fn new(check: impl Fn(SocketAddr) -> Result<(), StreamError> + 'static) -> Self {
+        Self(Some(Rc::new(check)))
+    }
+
+    /// Whether a connection to `address` may be made.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, address: SocketAddr) -> Result<(), StreamError> {
+        self.0.as_ref().map_or(Ok(()), |check| check(address))
+    }
+}
+
+impl std::fmt::Debug for ConnectGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "ConnectGuard(some)" } else { "ConnectGuard(none)" })
+    }
+}
+
 /// How connections are made and kept.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
+    /// Asked before each connection.
+    pub guard: ConnectGuard,
     /// Until a connection stands (DESIGN section 7).
     pub connect_timeout: Duration,
     /// How long an idle connection is kept. 4 s: Node, Apache and uvicorn close theirs after 5 s, and a request that meets a
@@ -58,6 +88,7 @@ pub struct ClientSettings {
 impl Default for ClientSettings {
     fn default() -> Self {
         Self {
+            guard: ConnectGuard::default(),
             connect_timeout: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(4),
             max_idle: 256,
@@ -98,7 +129,18 @@ impl Client {
     /// # Errors
     /// Why there is no response, and whether the request can have reached the application.
     pub async fn send(&self, address: SocketAddr, request: Request) -> Result<Response, StreamError> {
-        let exchange = Exchange { client: self, address, asked: Asked::by(&request.head.method) };
+        self.send_within(address, request, self.settings.connect_timeout).await
+    }
+
+    /// [`Client::send`] with a limit of its own on connecting.
+    pub async fn send_within(
+        &self,
+        address: SocketAddr,
+        request: Request,
+        connect_timeout: Duration,
+    ) -> Result<Response, StreamError> {
+        let asked = Asked::by(&request.head.method);
+        let exchange = Exchange { client: self, address, connect_timeout, asked };
         if let Some(source) = self.pool.take(address) {
             match exchange.run(source, request).await {
                 Ok(response) => return Ok(response),
@@ -122,12 +164,14 @@ enum Failure {
 struct Exchange<'a> {
     client: &'a Client,
     address: SocketAddr,
+    connect_timeout: Duration,
     asked: Asked,
 }
 
 impl Exchange<'_> {
     async fn fresh(&self, request: Request) -> Result<Response, StreamError> {
-        let io = connect(self.address, self.client.settings.connect_timeout).await?;
+        self.client.settings.guard.check(self.address)?;
+        let io = connect(self.address, self.connect_timeout).await?;
         let source = Source::new(Rc::new(io), Reason::UpstreamReset);
         self.run(source, request).await.map_err(|failure| match failure {
             Failure::Stream(error) => error,

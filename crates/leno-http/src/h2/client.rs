@@ -26,6 +26,7 @@ use super::body::{H2Body, Side};
 use super::send::{SendError, send_body};
 use super::{CONNECTION_WINDOW, HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, convert};
 use crate::body::{Body, InterimSink, Request, Response};
+use crate::h1::ConnectGuard;
 use crate::head::{BodyLength, Method};
 use crate::pump::{Gate, Pump};
 use crate::refusal::StreamError;
@@ -38,6 +39,8 @@ const LIMIT_CHECK: Duration = Duration::from_millis(100);
 /// How connections are made and kept.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
+    /// Asked before each connection.
+    pub guard: ConnectGuard,
     /// Until a connection stands, its HTTP/2 preface included; also how long a request waits for room when every connection is at
     /// the server's stream limit.
     pub connect_timeout: Duration,
@@ -52,6 +55,7 @@ pub struct ClientSettings {
 impl Default for ClientSettings {
     fn default() -> Self {
         Self {
+            guard: ConnectGuard::default(),
             connect_timeout: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(300),
             continue_timeout: Duration::from_secs(1),
@@ -128,9 +132,19 @@ impl Client {
     /// # Errors
     /// Why there is no response, and whether the request can have reached the application.
     pub async fn send(&self, address: SocketAddr, request: Request) -> Result<Response, StreamError> {
+        self.send_within(address, request, self.inner.settings.connect_timeout).await
+    }
+
+    /// [`Client::send`] with a limit of its own on connecting; whoever connects first sets it for all who wait.
+    pub async fn send_within(
+        &self,
+        address: SocketAddr,
+        request: Request,
+        connect_timeout: Duration,
+    ) -> Result<Response, StreamError> {
         let converted = convert::to_request(&request.head, address)
             .map_err(|rule| StreamError::unprocessed(Reason::MalformedRequest, rule))?;
-        let (connection, mut ready) = self.connection(address).await?;
+        let (connection, mut ready) = self.connection(address, connect_timeout).await?;
         let Request { head, body, interim } = request;
         let is_tunnel = head.method == Method::Connect;
         let is_told_empty = matches!(head.length, BodyLength::None | BodyLength::Exact(0));
@@ -164,10 +178,14 @@ impl Client {
     }
 
     /// A connection with room for one more stream.
-    async fn connection(&self, address: SocketAddr) -> Result<(Rc<Connection>, SendRequest<Bytes>), StreamError> {
+    async fn connection(
+        &self,
+        address: SocketAddr,
+        limit: Duration,
+    ) -> Result<(Rc<Connection>, SendRequest<Bytes>), StreamError> {
         // A connection that turns out to be going away is replaced; one that fails anew each time is the server's doing.
         for _ in 0..=MAX_CONNECTIONS {
-            let connection = self.pick(address).await?;
+            let connection = self.pick(address, limit).await?;
             match connection.send.clone().ready().await {
                 Ok(ready) => return Ok((connection, ready)),
                 Err(_) => connection.is_dead.set(true),
@@ -176,7 +194,7 @@ impl Client {
         Err(StreamError::unprocessed(Reason::UpstreamReset, "every new connection ended at once"))
     }
 
-    async fn pick(&self, address: SocketAddr) -> Result<Rc<Connection>, StreamError> {
+    async fn pick(&self, address: SocketAddr, limit: Duration) -> Result<Rc<Connection>, StreamError> {
         let mut deadline = None;
         loop {
             // Made before the look, so that no stream's end is missed.
@@ -195,9 +213,11 @@ impl Client {
                     Some(connecting) => Some(Rc::clone(connecting)),
                     None if slot.connections.len() >= MAX_CONNECTIONS => None,
                     None => {
+                        self.inner.settings.guard.check(address)?;
                         let connecting = Rc::new(Connecting::default());
                         slot.connecting = Some(Rc::clone(&connecting));
-                        tokio::task::spawn_local(open(Rc::downgrade(&self.inner), address, Rc::clone(&connecting)));
+                        let opening = open(Rc::downgrade(&self.inner), address, limit, Rc::clone(&connecting));
+                        tokio::task::spawn_local(opening);
                         Some(connecting)
                     }
                 }
@@ -205,7 +225,7 @@ impl Client {
             match waiting {
                 Some(connecting) => connecting.wait().await?,
                 None => {
-                    let until = *deadline.get_or_insert_with(|| Instant::now() + self.inner.settings.connect_timeout);
+                    let until = *deadline.get_or_insert_with(|| Instant::now() + limit);
                     if Instant::now() >= until {
                         let detail = "the server takes no more streams";
                         return Err(StreamError::unprocessed(Reason::RefusedStream, detail));
@@ -237,8 +257,7 @@ impl Connection {
 }
 
 /// Connects, for all who wait. Not part of a request, so that a cancelled request does not undo it for the others.
-async fn open(inner: Weak<Inner>, address: SocketAddr, connecting: Rc<Connecting>) {
-    let Some(limit) = inner.upgrade().map(|i| i.settings.connect_timeout) else { return };
+async fn open(inner: Weak<Inner>, address: SocketAddr, limit: Duration, connecting: Rc<Connecting>) {
     let result = match tokio::time::timeout(limit, handshake(address, limit)).await {
         Ok(result) => result,
         Err(_) => Err(StreamError::unprocessed(

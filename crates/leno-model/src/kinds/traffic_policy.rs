@@ -127,7 +127,7 @@ pub struct RetryBudget {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// TCP streams; for HTTP, connections to endpoints that are not reached by the hop.
+    /// TCP streams at a time; connections of HTTP callers are not counted, their requests are.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_connections: Option<u32>,

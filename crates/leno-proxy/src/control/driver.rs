@@ -79,10 +79,11 @@ pub(super) struct Driver {
     /// Collections whose file is not what is in use.
     unsaved: BTreeSet<CollectionName>,
     save_at: Option<Instant>,
-    saving: Option<JoinHandle<()>>,
+    saving: Option<JoinHandle<bool>>,
     /// The write under way has everything that a start needs.
     saving_start: bool,
-    /// See [`ControlStatus::kept`].
+    /// See [`ControlStatus`].
+    prepared: bool,
     kept: bool,
     sweep_at: Instant,
     /// The snapshot or the status is not what workers and operators see.
@@ -97,7 +98,8 @@ enum Woken {
     Room(mpsc::OwnedPermit<proto::ClientMessage>),
     NoRoom,
     Attempt(Attempt),
-    Saved,
+    /// A write has ended; whether all of it is on disk.
+    Saved(bool),
     Time,
     End,
 }
@@ -132,6 +134,7 @@ impl Driver {
             save_at: None,
             saving: None,
             saving_start: false,
+            prepared: kept,
             kept,
             sweep_at: now + SWEEP,
             dirty: false,
@@ -187,7 +190,7 @@ impl Driver {
                     attempting = None;
                     stream = self.attempted(outcome);
                 }
-                Woken::Saved => self.saved(),
+                Woken::Saved(is_whole) => self.saved(is_whole),
                 Woken::Time => {}
             }
             if self.welcome_by.is_some_and(|t| t <= Instant::now()) {
@@ -222,7 +225,7 @@ impl Driver {
             wish = link.wishes.recv() => wish.map_or(Woken::End, Woken::Wish),
             command = self.commands.recv() => command.map_or(Woken::End, Woken::Command),
             outcome = attempted(attempting) => Woken::Attempt(outcome),
-            () = saved(&mut self.saving) => Woken::Saved,
+            is_whole = saved(&mut self.saving) => Woken::Saved(is_whole),
             () = tokio::time::sleep_until(wake_at.into()) => Woken::Time,
         }
     }
@@ -485,7 +488,7 @@ impl Driver {
         }
         self.unsaved.insert(collection);
         // The proxy is not ready before the first ones are kept.
-        let pause = if self.kept { STORE_AFTER } else { Duration::ZERO };
+        let pause = if self.prepared { STORE_AFTER } else { Duration::ZERO };
         self.save_at.get_or_insert_with(|| Instant::now() + pause);
         if registrable {
             self.register();
@@ -542,10 +545,10 @@ async fn attempted(attempting: &mut Option<Attempting>) -> Attempt {
     }
 }
 
-async fn saved(saving: &mut Option<JoinHandle<()>>) {
+async fn saved(saving: &mut Option<JoinHandle<bool>>) -> bool {
     match saving {
         // A panic in the writer was reported by the runtime; the files are written again with the next change.
-        Some(handle) => drop(handle.await),
+        Some(handle) => handle.await.unwrap_or(false),
         None => std::future::pending().await,
     }
 }

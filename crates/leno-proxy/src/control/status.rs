@@ -30,7 +30,9 @@ pub struct ControlStatus {
     pub generation: u64,
     /// The registration is stored.
     pub registered: bool,
-    /// What this proxy needs to serve was answered and is on disk: a restart does without the control plane.
+    /// What this proxy needs to serve was answered, and the attempt to keep it on disk is over.
+    pub prepared: bool,
+    /// It is on disk: a restart does without the control plane.
     pub kept: bool,
     /// First answers that did not come within a second, since the start.
     pub unanswered: u64,

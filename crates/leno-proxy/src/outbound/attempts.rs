@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use leno_http::hop::{StreamKind, StreamMeta};
 use leno_http::{Refusal, Request, Response, StreamError};
-use leno_model::Reason;
+use leno_model::{Fault, Reason};
 use leno_plan::ejection::Outcome;
 use leno_plan::resilience::{Attempt, Replay as Repeatable};
 use smallvec::SmallVec;
@@ -53,7 +53,9 @@ pub async fn run(
         let sent = worker.now();
         let outcome = limited(worker, exchange, call, &state, &picked, attempt, own).await;
         exchange.facts.answered_after = outcome.is_ok().then(|| worker.now().saturating_sub(sent));
-        state.learn(worker, &picked, health(&outcome));
+        let own_is_first = own.is_some_and(|own| exchange.deadline.is_none_or(|whole| own <= whole));
+        let is_callers_deadline = exchange.is_callers_deadline && !own_is_first;
+        state.learn(worker, &picked, health(&outcome, is_callers_deadline));
         let repeatable = Repeatable { method: head.method.as_str().as_bytes(), body_kept: bodies.can_repeat() };
         if !policy.wants_retry(verdict(&outcome), repeatable, done) {
             bodies.settle();
@@ -128,7 +130,7 @@ async fn send(
             exchange.facts.upstream = Some(address);
             exchange.set_active();
             // Boxed: few requests leave the mesh, and all would pay for the room.
-            Box::pin(worker.plain.send(address, call.protocol, request)).await
+            Box::pin(worker.plain.send(address, call.protocol, request, timeouts.connect)).await
         }
         None => {
             let detail = "the endpoint offers no way that may be used";
@@ -137,17 +139,25 @@ async fn send(
     }
 }
 
-fn health(outcome: &Result<Response, StreamError>) -> Outcome {
+/// What an attempt says of the endpoint. Only gateway and connect failures count against it (DESIGN section 7).
+fn health(outcome: &Result<Response, StreamError>, is_callers_deadline: bool) -> Outcome {
     match outcome {
         // A refusal by the peer's proxy is no illness of the application: it has said no for a reason.
         Ok(response) if response.head.fields.contains(leno_http::refusal::REASON_HEADER) => Outcome::Success,
         Ok(response) => Outcome::of_status(response.head.status),
-        Err(error) => match error.reason {
-            Reason::DeniedByPolicy | Reason::DownstreamReset | Reason::MalformedRequest | Reason::Draining => {
-                Outcome::Success
-            }
-            _ => Outcome::Failure,
-        },
+        Err(error) if is_callers_deadline && error.reason == Reason::RequestTimeout => Outcome::Nothing,
+        Err(error) => health_of(error.reason),
+    }
+}
+
+/// What a failed attempt says of the endpoint.
+pub(super) fn health_of(reason: Reason) -> Outcome {
+    match reason.fault() {
+        Fault::Upstream => Outcome::Failure,
+        // Local to its host, and nobody else can be served there either.
+        _ if matches!(reason, Reason::ClockSkew | Reason::ExposedApp | Reason::ForeignApp) => Outcome::Failure,
+        _ if matches!(reason, Reason::Overloaded | Reason::Draining) => Outcome::Overload,
+        _ => Outcome::Nothing,
     }
 }
 
@@ -186,5 +196,33 @@ fn no_endpoint(call: &Call, last: Option<StreamError>) -> Refusal {
             Refusal::new(Reason::NoHealthyEndpoint, format!("service {} has no endpoints", call.backend.service))
         }
         None => Refusal::new(Reason::NoHealthyEndpoint, format!("no endpoint of {} may be used", call.backend.service)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_answers_for_its_own_failures_only() {
+        let failed =
+            |reason, is_callers_deadline| health(&Err(StreamError::in_flight(reason, "")), is_callers_deadline);
+        for (reason, expected) in [
+            (Reason::ConnectRefused, Outcome::Failure),
+            (Reason::UpstreamReset, Outcome::Failure),
+            (Reason::PeerIdentityMismatch, Outcome::Failure),
+            (Reason::ClockSkew, Outcome::Failure),
+            (Reason::ExposedApp, Outcome::Failure),
+            (Reason::RequestTimeout, Outcome::Failure),
+            (Reason::Overloaded, Outcome::Overload),
+            (Reason::Draining, Outcome::Overload),
+            (Reason::DeniedByPolicy, Outcome::Nothing),
+            (Reason::DownstreamReset, Outcome::Nothing),
+            (Reason::ControlPlaneUnreachable, Outcome::Nothing),
+        ] {
+            assert_eq!(failed(reason, false), expected, "{reason}");
+        }
+        assert_eq!(failed(Reason::RequestTimeout, true), Outcome::Nothing, "the caller was in a hurry");
+        assert_eq!(failed(Reason::ConnectRefused, true), Outcome::Failure);
     }
 }

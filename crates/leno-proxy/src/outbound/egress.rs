@@ -52,7 +52,7 @@ pub async fn request(
             worker.plain.tcp(address, defaults::CONNECT_TIMEOUT, body).await
         } else {
             let request = Request { head: head.clone(), body, interim: interim.clone() };
-            worker.plain.send(address, AppProtocol::Http, request).await
+            worker.plain.send(address, AppProtocol::Http, request, defaults::CONNECT_TIMEOUT).await
         };
         match outcome {
             Ok(mut response) => {
@@ -82,6 +82,11 @@ async fn resolve(worker: &Rc<Worker>, host: &str, port: u16) -> Result<Vec<Socke
             }
         }
     };
+    let prefixes = &worker.snapshot().mesh.prefixes;
+    if found.iter().any(|address| prefixes.iter().any(|p| p.contains(address.ip().to_canonical()))) {
+        // Never in the clear what is the mesh's, whatever a name server says (D2).
+        return Err(Refusal::new(Reason::UnknownDestination, "the name leads to an address of the mesh"));
+    }
     let own = &worker.process.own_addresses;
     let refused = found.iter().find_map(|address| {
         let here = own.iter().any(|o| o.port() == address.port()) && is_this_host(address.ip());

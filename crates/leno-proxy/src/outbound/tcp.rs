@@ -13,6 +13,7 @@ use leno_plan::{BackendTarget, DestinationPlan};
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
 
+use super::attempts::health_of;
 use super::ports::{OutboundPort, Way};
 use super::{Call, LocalCaller};
 use crate::exchange::{Exchange, Hold, Subject};
@@ -101,11 +102,7 @@ async fn open(
         exchange.facts.attempts = done;
         exchange.facts.endpoint = Some(Arc::clone(&picked.endpoint().key));
         let outcome = stream(worker, exchange, &call, &state, state.way(&picked), body).await;
-        let health = if outcome.as_ref().is_err_and(|e| e.reason != Reason::DeniedByPolicy) {
-            Outcome::Failure
-        } else {
-            Outcome::Success
-        };
+        let health = outcome.as_ref().map_or_else(|e| health_of(e.reason), |_| Outcome::Success);
         state.learn(worker, &picked, health);
         match outcome {
             Ok(response) => {

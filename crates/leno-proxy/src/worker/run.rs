@@ -52,6 +52,7 @@ async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
     let Seed { index, settings, process, mut link, telemetry, clock, loads, workers, ports } = seed;
     let first = link.snapshots.borrow_and_update().clone();
     let events = Recording::events(&telemetry);
+    let guard = crate::app_owner::guard(&settings);
     let worker = Rc::new(Worker {
         settings,
         process,
@@ -62,7 +63,7 @@ async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
             ..ServerSettings::default()
         }),
         hops: Hops::new(),
-        plain: PlainPool::new(),
+        plain: PlainPool::new(guard),
         scope: Scope::new("worker"),
         inbound: SideState::new("inbound accept", "inbound"),
         outbound: SideState::new("outbound accept", "outbound"),
@@ -189,7 +190,7 @@ impl Drop for Counted {
 
 fn begin(worker: &Rc<Worker>, index: usize, io: TcpStream, port: Port, loads: &Arc<Vec<AtomicUsize>>) {
     let side = side_of(&port);
-    let Some(permit) = worker.process.admit() else {
+    let Some(permit) = worker.process.admit(side) else {
         // Closed at once: a refusal in words would need the descriptor that is wanting.
         return worker.telemetry().refused(direction_of(side), Reason::Overloaded);
     };

@@ -39,24 +39,29 @@ impl Driver {
             })
             .collect();
         self.saving = Some(tokio::task::spawn_blocking(move || {
+            let mut is_whole = true;
             for (name, content) in work {
                 match content {
                     Some(content) => {
                         if let Err(error) = dir.store_collection(&name, &content) {
                             tracing::error!(%error, "a collection could not be stored; a restart will miss it");
+                            is_whole = false;
                         }
                     }
                     None => dir.remove_collection(&name),
                 }
             }
+            is_whole
         }));
     }
 
     /// The write has ended. One that failed was logged: a full disk must not keep a proxy from serving.
-    pub(super) fn saved(&mut self) {
+    pub(super) fn saved(&mut self, is_whole: bool) {
         self.saving = None;
-        if self.saving_start && !self.kept {
-            self.kept = true;
+        let before = (self.prepared, self.kept);
+        self.prepared |= self.saving_start;
+        self.kept = (self.kept || self.saving_start) && is_whole;
+        if before != (self.prepared, self.kept) {
             self.tell_status();
         }
     }
@@ -88,6 +93,7 @@ impl Driver {
             instance: client.instance.clone(),
             generation: *generation,
             registered: self.registered,
+            prepared: self.prepared,
             kept: self.kept,
             unanswered: self.unanswered,
             collections: destinations.status(),
