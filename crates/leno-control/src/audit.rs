@@ -1,8 +1,10 @@
 //! The audit log: one JSON line per write, issuance and refusal, durable before the answer goes out (D14).
 //!
 //! A writer thread appends and syncs; entries that wait share one sync. The file is rotated by size, so the log is bounded.
-//! Refusals that need no credentials to provoke are thinned, so that a flood of them cannot push the rest out.
+//! Refusals are thinned, so that a flood of them cannot push the rest out: each member by itself, and everybody without a
+//! credential together, so that nobody's flood hides what others are refused.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,8 +28,10 @@ const QUEUE: usize = 1024;
 const MAX_BATCH: usize = 256;
 /// Longest part of an entry in characters: it may come from a peer.
 const MAX_PART: usize = 1000;
-/// Thinned refusals written per minute.
+/// Refusals written per minute and source.
 const REFUSALS_PER_MINUTE: u32 = 60;
+/// Sources that are counted apart in a minute; those beyond share what one has.
+const MAX_SOURCES: usize = 1024;
 
 /// Who did something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +55,15 @@ impl Principal {
             Self::Token(id) => format!("token {id}"),
         }
     }
+
+    /// Whose budget a refusal is taken from. Whoever has no certificate can say any token, so all tokens are one, but for what
+    /// was tried: the API and enrolment are different ports.
+    fn source<'a>(&'a self, action: &'a str) -> &'a str {
+        match self {
+            Self::Workload(identity) => identity,
+            Self::Admin | Self::ControlPlane | Self::Token(_) => action,
+        }
+    }
 }
 
 struct Line {
@@ -59,12 +72,39 @@ struct Line {
 }
 
 #[derive(Default)]
+struct Budget {
+    /// In this minute.
+    written: u32,
+    /// Since the last one that was written.
+    suppressed: u64,
+}
+
+#[derive(Default)]
 struct Thinning {
     minute: u64,
-    written: u32,
-    suppressed: u64,
+    sources: HashMap<String, Budget>,
     /// Ever suppressed.
     suppressed_total: u64,
+}
+
+impl Thinning {
+    /// Whether one more may be written, and how many were not since the last.
+    fn admit(&mut self, source: &str, minute: u64) -> Option<u64> {
+        if self.minute != minute {
+            self.minute = minute;
+            self.sources.retain(|_, budget| budget.suppressed > 0);
+            self.sources.values_mut().for_each(|budget| budget.written = 0);
+        }
+        let apart = self.sources.len() < MAX_SOURCES || self.sources.contains_key(source);
+        let budget = self.sources.entry(if apart { source } else { "" }.to_owned()).or_default();
+        if budget.written >= REFUSALS_PER_MINUTE {
+            budget.suppressed += 1;
+            self.suppressed_total += 1;
+            return None;
+        }
+        budget.written += 1;
+        Some(std::mem::take(&mut budget.suppressed))
+    }
 }
 
 /// The audit log. Dropping it writes what is queued.
@@ -108,22 +148,14 @@ impl Audit {
         }
     }
 
-    /// As [`Self::record`], for refusals that anybody can provoke: at most so many a minute, the rest counted.
+    /// As [`Self::record`], for refusals, which anybody can provoke: at most so many a minute and source, the rest counted.
     pub async fn refuse(&self, principal: &Principal, action: &str, object: &str, reason: &str, detail: &str) {
-        let suppressed = {
+        let minute = self.clock.monotonic_nanos() / 60_000_000_000;
+        let admitted = {
             let mut thinning = self.thinning.lock().unwrap_or_else(PoisonError::into_inner);
-            let minute = self.clock.monotonic_nanos() / 60_000_000_000;
-            if thinning.minute != minute {
-                (thinning.minute, thinning.written) = (minute, 0);
-            }
-            if thinning.written >= REFUSALS_PER_MINUTE {
-                thinning.suppressed += 1;
-                thinning.suppressed_total += 1;
-                return;
-            }
-            thinning.written += 1;
-            std::mem::take(&mut thinning.suppressed)
+            thinning.admit(principal.source(action), minute)
         };
+        let Some(suppressed) = admitted else { return };
         let more = if suppressed > 0 { format!("{detail} ({suppressed} more not listed)") } else { detail.to_owned() };
         self.record(principal, action, object, reason, &more).await;
     }
@@ -263,12 +295,25 @@ mod tests {
         for _ in 0..200 {
             audit.refuse(&Principal::Token("x".into()), "enrolment", "", "token_invalid", &"y".repeat(5000)).await;
         }
+        let web = Principal::Workload("spiffe://mesh.leno/ns/shop/sa/web".into());
+        audit.refuse(&web, "register", "i1", "unauthorised_member", "seen all the same").await;
         clock.advance(Duration::from_secs(61));
         audit.refuse(&Principal::Token("x".into()), "enrolment", "", "token_invalid", "again").await;
         let tail = audit.tail(1000).unwrap();
-        assert_eq!(tail.len(), 5 + 60 + 1);
+        assert_eq!(tail.len(), 5 + 60 + 1 + 1);
+        assert_eq!(tail[65].detail, "seen all the same", "what anybody can provoke hides no member");
         assert_eq!(tail.last().unwrap().detail, "again (140 more not listed)");
         assert_eq!(tail[10].detail.len(), MAX_PART);
+    }
+
+    #[test]
+    fn sources_are_bounded_and_what_is_beyond_shares_one_budget() {
+        let mut thinning = Thinning::default();
+        let written = (0..MAX_SOURCES + 1000).filter(|i| thinning.admit(&format!("member {i}"), 0).is_some()).count();
+        assert_eq!(written, MAX_SOURCES + REFUSALS_PER_MINUTE as usize);
+        assert_eq!((thinning.sources.len(), thinning.suppressed_total), (MAX_SOURCES + 1, 940));
+        assert_eq!(thinning.admit("member 1", 1), Some(0));
+        assert_eq!(thinning.sources.len(), 2, "one that owes a count, and a new one");
     }
 
     #[tokio::test]
