@@ -24,7 +24,7 @@ use crate::own_certificate::{OwnCertificate, OwnCertificateError};
 use crate::records::{self, MeshRecord, RecordError};
 use crate::registry::Registry;
 use crate::rest::access::Access;
-use crate::rest::{self, Api, MAX_WATCHES};
+use crate::rest::{self, Api, MAX_WATCHES, MAX_WRITES};
 use crate::settings::Settings;
 use crate::status::{self, Reports};
 use crate::tokens::Tokens;
@@ -177,6 +177,7 @@ impl ControlPlane {
         background.spawn("certificate", certificate.clone().run());
         background.spawn("rotation", rotation(ca.clone(), registry.clone(), certificate.clone()));
 
+        let servers = Scope::new("servers");
         let (trigger, watch) = drain();
         let (api, discovery_address) = (address(&api_listener)?, address(&discovery_listener)?);
         let handlers = Arc::new(Api {
@@ -193,10 +194,11 @@ impl ControlPlane {
             readiness: readiness.clone(),
             drain: watch.clone(),
             watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            writes: Arc::new(Semaphore::new(MAX_WRITES)),
+            tasks: servers.clone(),
             started,
             discovery: discovery_address.to_string(),
         });
-        let servers = Scope::new("servers");
         let syncing = readiness.pending("reading the store");
         let serving = readiness.pending("discovery");
         servers.spawn("rest", rest::server::serve(api_listener, rest::router(handlers), watch.clone()));

@@ -1,8 +1,11 @@
 //! The REST API: handlers over the parts of the control plane. What goes over the wire is `leno_api`'s.
 //!
 //! ```text
-//!   connection (cap, head limits and timeout) ─► Host known? ─► admin token? ─► body ≤ 1 MiB, request ≤ 30 s ─► handler
+//!   connection (cap, head limits and timeout) ─► Host known? ─► admin token? ─► body ≤ 1 MiB, request ≤ 30 s ─┬─ read: handler
+//!                                                                                      write: task of its own ─┴─► handler
 //! ```
+//!
+//! A write that is here whole is carried out whole, its audit line included, whoever still waits for the answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +20,9 @@ use leno_api::ErrorReason;
 use leno_api::routes::{self, ROUTES};
 use leno_runtime::drain::DrainWatch;
 use leno_runtime::readiness::Readiness;
+use leno_runtime::scope::Scope;
 use leno_store::Store;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::apply::Writer;
 use crate::audit::Audit;
@@ -41,7 +45,9 @@ use failure::Failure;
 
 /// Watches at one time; each holds a connection.
 pub const MAX_WATCHES: usize = 64;
-/// Time for a request, its body included; watches have none.
+/// Writes under way; each may outlive its connection, so the connections do not bound them.
+pub const MAX_WRITES: usize = 64;
+/// Time for the answer to a request, its body included; watches have none, and a write goes on.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the handlers need.
@@ -72,6 +78,10 @@ pub struct Api {
     pub drain: DrainWatch,
     /// Watches that may still begin.
     pub watches: Arc<Semaphore>,
+    /// Writes that may still begin.
+    pub writes: Arc<Semaphore>,
+    /// Where writes run.
+    pub tasks: Scope,
     /// When the process started, Unix seconds.
     pub started: u64,
     /// Where proxies connect, for the overview.
@@ -104,7 +114,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route(routes::CA, get(mesh::ca))
         .route(routes::CA_ROTATE, post(mesh::rotate))
         .route(routes::AUDIT, get(mesh::audit))
-        .layer(middleware::from_fn(in_time));
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), in_time));
     let authenticated = Router::new()
         .route(routes::WATCH, get(watch::watch))
         .merge(timed)
@@ -117,13 +127,31 @@ pub fn router(api: Arc<Api>) -> Router {
         .with_state(api)
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
-        Ok(response) => response,
+async fn in_time(State(api): Shared, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, carried_out(&api, request, next)).await {
+        Ok(answer) => answer.unwrap_or_else(Failure::into_response),
         Err(_) => {
             Failure::new(StatusCode::REQUEST_TIMEOUT, ErrorReason::Timeout, "no answer within 30 s").into_response()
         }
     }
+}
+
+/// Dropping this before a write has all of its body and a place drops the write, afterwards only its answer.
+async fn carried_out(api: &Api, request: Request, next: Next) -> Result<Response, Failure> {
+    if request.method().is_safe() {
+        return Ok(next.run(request).await);
+    }
+    let (head, body) = request.into_parts();
+    let request = Request::from_parts(head, resources::bytes(body).await?.into());
+    let place = Arc::clone(&api.writes).acquire_owned().await.map_err(|e| Failure::internal(&e))?;
+    let in_flight = api.drain.guard();
+    let (answer, answered) = oneshot::channel();
+    api.tasks.spawn("write", async move {
+        // An error means that nobody waits any more.
+        let _ = answer.send(next.run(request).await);
+        drop((place, in_flight));
+    });
+    answered.await.map_err(|_| Failure::internal(&"a write ended without an answer"))
 }
 
 async fn counted(State(api): Shared, request: Request, next: Next) -> Response {

@@ -310,6 +310,31 @@ async fn hostile_requests_are_cut_off_and_the_rest_served() {
 }
 
 #[tokio::test]
+async fn a_write_whose_client_is_gone_is_carried_out_whole_and_audited() {
+    const COUNT: usize = 200;
+    let directory = tempfile::tempdir().unwrap();
+    let plane = start(directory.path()).await;
+    let client = client(&plane, directory.path());
+    let token = std::fs::read_to_string(directory.path().join("admin.token")).unwrap();
+    let documents: Vec<_> = (0..COUNT).map(|i| WEB.replace("name: web", &format!("name: web{i}"))).collect();
+    let body = documents.join("---\n");
+    let head = format!(
+        "POST /api/v1/apply HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
+        token.trim(),
+        body.len()
+    );
+    let mut stream = TcpStream::connect(plane.api()).await.unwrap();
+    stream.write_all((head + &body).as_bytes()).await.unwrap();
+    let services = async || client.list("services", None).await.unwrap().items.len();
+    let audited = async || client.audit(1000).await.unwrap().iter().filter(|e| e.action == "create").count();
+    while services().await == 0 {}
+    drop(stream);
+    let whole = async { while services().await < COUNT || audited().await < COUNT {} };
+    tokio::time::timeout(std::time::Duration::from_secs(60), whole).await.expect("it was cut short");
+    plane.shutdown().await;
+}
+
+#[tokio::test]
 async fn tokens_revocations_and_rotation_are_administered() {
     let directory = tempfile::tempdir().unwrap();
     let plane = start(directory.path()).await;

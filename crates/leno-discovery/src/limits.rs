@@ -32,6 +32,8 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections without a client certificate (enrolment) at one time.
 pub const MAX_ANONYMOUS: usize = 256;
+/// Redemptions of join tokens at one time; others wait. They outlive their connections, which therefore do not bound them.
+pub const MAX_REDEMPTIONS: usize = 64;
 /// Connections at one time.
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// HTTP/2 streams per connection: one discovery stream, and room for calls that later versions add.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use futures_util::task::AtomicWaker;
 use leno_model::Reason;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
@@ -222,21 +222,24 @@ pub struct Discovery<S> {
     hub: Arc<Hub>,
     spawn: Spawn,
     admission: Arc<Mutex<Admission>>,
+    redemptions: Arc<Semaphore>,
 }
 
 impl<S> Clone for Discovery<S> {
     fn clone(&self) -> Self {
-        let Self { service, hub, spawn, admission } = self;
-        let (service, hub, spawn, admission) = (service.clone(), hub.clone(), spawn.clone(), admission.clone());
-        Self { service, hub, spawn, admission }
+        let Self { service, hub, spawn, admission, redemptions } = self;
+        let (service, hub, spawn) = (service.clone(), hub.clone(), spawn.clone());
+        let (admission, redemptions) = (admission.clone(), redemptions.clone());
+        Self { service, hub, spawn, admission, redemptions }
     }
 }
 
 impl<S: Service> Discovery<S> {
-    /// The services; `spawn` runs one task per stream.
+    /// The services; `spawn` runs one task per stream and per redemption.
     pub fn new(service: Arc<S>, hub: Arc<Hub>, spawn: Spawn) -> Self {
         let admission = Admission::new(limits::ADMISSIONS_PER_SECOND, limits::ADMISSION_BURST, Instant::now());
-        Self { service, hub, spawn, admission: Arc::new(Mutex::new(admission)) }
+        let redemptions = Arc::new(Semaphore::new(limits::MAX_REDEMPTIONS));
+        Self { service, hub, spawn, admission: Arc::new(Mutex::new(admission)), redemptions }
     }
 
     /// Serves connections until `shutdown`; then those that are open get 5 s to finish.
@@ -317,7 +320,16 @@ impl<S: Service> discovery_server::Discovery for Discovery<S> {
 impl<S: Service> enrollment_server::Enrollment for Discovery<S> {
     async fn redeem(&self, request: Request<proto::RedeemRequest>) -> Result<Response<proto::RedeemResponse>, Status> {
         let connection = connection::<S, _>(&request)?;
-        Ok(Response::new(self.service.redeem(&connection.peer, request.into_inner()).await?))
+        let ended = |_| Status::unavailable("the redemption ended without an answer");
+        let place = self.redemptions.clone().acquire_owned().await.map_err(|e| Status::internal(e.to_string()))?;
+        let (service, (answer, answered)) = (self.service.clone(), oneshot::channel());
+        // A task of its own: once the token is used up, the rest follows whether or not the connection is still there.
+        (self.spawn)(Box::pin(async move {
+            // An error means that nobody waits any more.
+            let _ = answer.send(service.redeem(&connection.peer, request.into_inner()).await);
+            drop(place);
+        }));
+        Ok(Response::new(answered.await.map_err(ended)??))
     }
 }
 

@@ -5,6 +5,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use leno_api::routes::MAX_BODY;
 use leno_api::{Action, ApplyResponse, ApplyResult, ErrorReason, ObjectRef, ResourceList};
 use leno_model::{Kind, Resource, Writer};
@@ -93,9 +94,9 @@ pub(super) async fn get(
     }
 }
 
-/// Reads a body of text within the limit.
-pub(super) async fn text(body: Body) -> Result<String, Failure> {
-    let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|e| {
+/// Reads a body within the limit.
+pub(super) async fn bytes(body: Body) -> Result<Bytes, Failure> {
+    axum::body::to_bytes(body, MAX_BODY).await.map_err(|e| {
         let limited = std::error::Error::source(&e).is_some_and(|s| s.to_string().contains("length limit"));
         if limited {
             let message = format!("the body is larger than {MAX_BODY} bytes");
@@ -103,8 +104,12 @@ pub(super) async fn text(body: Body) -> Result<String, Failure> {
         } else {
             Failure::bad_request(format!("the body did not arrive whole: {e}"))
         }
-    })?;
-    String::from_utf8(bytes.into()).map_err(|_| Failure::bad_request("the body is not UTF-8"))
+    })
+}
+
+/// Reads a body of text within the limit.
+pub(super) async fn text(body: Body) -> Result<String, Failure> {
+    String::from_utf8(bytes(body).await?.into()).map_err(|_| Failure::bad_request("the body is not UTF-8"))
 }
 
 pub(super) async fn apply(State(api): Shared, query: Query<WriteQuery>, body: Body) -> Result<Response, Failure> {
