@@ -3,7 +3,7 @@
 //! ```text
 //!   accept ─► TLS (client certificate optional) ─► HTTP/2 ─┬─ Enrollment: token ─► Tokens
 //!                                                          └─ Discovery: Decisions ─► World, Registry, Ca, Reports
-//!   World ── changes ──► Feed ──► hub ──► streams          Ca ── bundle ──► Publisher ──► streams, and closes revoked ones
+//!   World ── changes ──► Feed ──► hub ──► streams          Ca ── bundle ──► attend ──► streams, and closes revoked and expired ones
 //! ```
 //!
 //! What a peer may do follows from its verified identity alone (module `decisions`).
@@ -38,8 +38,8 @@ pub async fn serve(parts: Arc<Parts>, listener: TcpListener, watch: DrainWatch) 
     // Three scopes, because they end in this order: no new connections, then goodbyes, then the readers.
     let (accepting, readers) = (Scope::new("discovery-accept"), Scope::new("discovery-streams"));
     let incoming = accept::incoming(listener, parts.certificate.clone(), &accepting);
-    let publishing = Scope::new("discovery-bundles");
-    publishing.spawn("bundles", streams::publish(parts.ca.clone(), streams.clone()));
+    let attending = Scope::new("discovery-attend");
+    attending.spawn("attend", streams::attend(parts.ca.clone(), streams.clone(), parts.clock.clone()));
     let spawn = {
         let readers = readers.clone();
         Arc::new(move |future| drop(readers.spawn("stream", future)))
@@ -56,8 +56,8 @@ pub async fn serve(parts: Arc<Parts>, listener: TcpListener, watch: DrainWatch) 
         tracing::error!(%error, "proxies cannot be served any more");
     }
     accepting.cancel();
-    publishing.cancel();
+    attending.cancel();
     readers.join().await;
-    publishing.join().await;
+    attending.join().await;
     accepting.join().await;
 }

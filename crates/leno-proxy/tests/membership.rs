@@ -22,6 +22,7 @@ use leno_proxy::control::connect::{Targets, connector};
 use leno_proxy::control::state_dir::StateDir;
 use leno_proxy::settings::{ListenAt, Secret};
 use leno_proxy::snapshot::DestinationState;
+use leno_runtime::{Clock, SystemClock};
 
 use plane::{HOP, Member, Plane, local, service, settings, until};
 
@@ -426,6 +427,23 @@ fn an_expired_leaf_renews_and_then_is_a_member_again() {
 }
 
 #[test]
+fn a_stream_ends_with_the_leaf_that_could_not_be_renewed_over_it() {
+    local(async {
+        let plane = Plane::start_with(|s| s.leaf_ttl = Duration::from_secs(5)).await;
+        let web = plane.join("web", None).await;
+        web.handle.wait_for(|s| s.connected).await;
+        let grant = plane.take_grant("web").await;
+        let tls = || web.link.snapshots.borrow().tls.clone().unwrap();
+        web.handle.wait_for(|s| !s.connected).await;
+        let now = SystemClock::new().unix_seconds();
+        assert!(now >= web.handle.status().not_after, "not before it has expired");
+        plane.give_grant("web", &grant).await;
+        web.handle.wait_for(|s| s.connected).await;
+        assert!(tls().check_own_validity().is_ok());
+    });
+}
+
+#[test]
 fn a_revoked_identity_is_sent_away_and_everybody_is_told() {
     local(async {
         let plane = Plane::start().await;
@@ -496,7 +514,7 @@ fn silence_and_garbage_on_the_port_hold_nobody_up() {
         }
         // TLS without a certificate, and then nothing.
         let pin = plane.token(&["nobody"]).await.reveal().parse::<leno_identity::JoinToken>().unwrap().pin();
-        let expect = Expect::Pinned { pin, clock: leno_runtime::SystemClock::shared() };
+        let expect = Expect::Pinned { pin, clock: SystemClock::shared() };
         let idle = connector(&Targets::new(vec![address.to_string()]), expect)().await.unwrap();
         let web = plane.join("web", Some(8080)).await;
         web.handle.serve(HOP.parse().unwrap()).await;

@@ -34,11 +34,17 @@ pub(super) struct Decisions {
 impl Decisions {
     fn member<'p>(&self, peer: &'p Peer, stream: &StreamHandle) -> Result<&'p PeerIdentity, Refusal> {
         let identity = verified(peer)?;
-        if self.streams.is_member(stream.id()) {
+        if self.streams.is_member(stream.id(), self.parts.clock.unix_seconds()) {
             return Ok(identity);
         }
         let detail = "the certificate has expired: renew it and connect again";
         Err(Refusal::new(Reason::CertificateExpired, detail))
+    }
+
+    /// The leaf of the handshake; a later one of the stream is `Ca::renew`'s to judge.
+    fn not_revoked(&self, identity: &PeerIdentity) -> Result<(), Refusal> {
+        let verdict = self.parts.ca.bundle().borrow().check_revocation(&identity.spiffe, &identity.serial);
+        verdict.map_err(|e| Refusal::new(Reason::CertificateRevoked, e.to_string()))
     }
 }
 
@@ -61,10 +67,7 @@ impl Service for Decisions {
 
     async fn hello(&self, peer: &Peer, hello: &proto::Hello, stream: &StreamHandle) -> Result<proto::Welcome, Refusal> {
         let identity = verified(peer)?;
-        let bundle = self.parts.ca.bundle().borrow().clone();
-        bundle
-            .check_revocation(&identity.spiffe, &identity.serial)
-            .map_err(|e| Refusal::new(Reason::CertificateRevoked, e.to_string()))?;
+        self.not_revoked(identity)?;
         let renew_only = identity.is_expired(self.parts.clock.unix_seconds());
         self.streams.opened(stream, identity, renew_only);
         if !renew_only {
@@ -136,8 +139,11 @@ impl Service for Decisions {
     }
 
     async fn renew(&self, peer: &Peer, stream: &StreamHandle, csr: &[u8]) -> Result<Vec<Bytes>, Refusal> {
-        let issued = self.parts.ca.renew(verified(peer)?, csr, Some(stream.id())).await?;
-        self.streams.issued(stream.id(), issued.serial.clone());
+        let came_as = verified(peer)?;
+        self.not_revoked(came_as)?;
+        let newest = self.streams.newest(stream.id()).unwrap_or_else(|| came_as.clone());
+        let issued = self.parts.ca.renew(&newest, csr, Some(stream.id())).await?;
+        self.streams.issued(stream.id(), &issued);
         Ok(chain(&issued))
     }
 

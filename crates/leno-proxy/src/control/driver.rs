@@ -198,6 +198,12 @@ impl Driver {
                 let reason = leno_model::Reason::ControlPlaneUnreachable;
                 self.lost(Some((reason, "the stream was opened, and no Welcome came".to_owned())));
             }
+            if stream.is_some() && self.parts.trust.is_expired() {
+                // Renewals over this stream have failed. The next attempt renews over a stream of its own.
+                stream = None;
+                let detail = "our certificate has expired; it is renewed apart".to_owned();
+                self.lost(Some((leno_model::Reason::CertificateExpired, detail)));
+            }
             self.on_time();
             if self.parts.trust.is_due() && self.session.is_up() {
                 self.ask_for_certificate();
@@ -440,6 +446,9 @@ impl Driver {
             ClientEvent::Goodbye(goodbye) => {
                 let text = format!("{}: {}", goodbye.reason, goodbye.detail);
                 tracing::warn!(problem = text, "the control plane ended the stream");
+                if goodbye.reason == leno_model::Reason::CertificateExpired.as_str() {
+                    self.parts.trust.expire();
+                }
                 self.problem = Some(text);
             }
         }

@@ -37,6 +37,11 @@ impl Renewal {
         self.due = self.due.min(now + spread * chance);
     }
 
+    /// The control plane says that the leaf has expired: its clock decides, not ours.
+    pub fn expire(&mut self) {
+        self.not_after = 0.0;
+    }
+
     /// How long until it is due.
     pub fn wait(&self, now: Duration) -> Duration {
         Duration::from_secs_f64((self.due - now.as_secs_f64()).max(0.0))
@@ -63,6 +68,15 @@ mod tests {
         }
         assert_eq!(Renewal::of(10, at(1000), 0.5).wait(at(1000)), Duration::ZERO, "an expired one is due at once");
         assert!(Renewal::of(10, at(11), 0.5).is_expired(at(11)) && !Renewal::of(10, at(1), 0.5).is_expired(at(10)));
+    }
+
+    #[test]
+    fn whoever_judges_the_leaf_says_when_it_has_expired() {
+        let mut renewal = Renewal::of(2000, at(1000), 0.5);
+        renewal.expire();
+        assert!(renewal.is_expired(at(1000)));
+        renewal.failed(at(1000), 0.5);
+        assert_eq!(renewal.wait(at(1000)), Duration::from_millis(500));
     }
 
     #[test]

@@ -63,6 +63,11 @@ impl Trust {
         self.renewal.is_expired(self.clock.unix_time())
     }
 
+    /// The control plane took our leaf for expired.
+    pub(super) fn expire(&mut self) {
+        self.renewal.expire();
+    }
+
     /// How long until a renewal is to be asked for, or given up.
     pub(super) fn wait(&self) -> Duration {
         let now = self.clock.unix_time();

@@ -3,19 +3,20 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use leno_api::TokenRequest;
 use leno_api::client::Client;
-use leno_control::{ControlPlane, Settings};
+use leno_control::records::{self, Grant};
+use leno_control::{ControlPlane, Parts, Settings, discovery};
 use leno_model::{AppProtocol, NamespacedName};
 use leno_proxy::ProxySettings;
 use leno_proxy::control::{self, ControlHandle, JoinError, Prepared};
 use leno_proxy::settings::{Secret, ServedPort};
 use leno_proxy::snapshot::{Wish, WorkerLink, link};
 use leno_runtime::{AbortOnDrop, SystemClock};
-use leno_store::{Expect, Key, RedbSettings, RedbStore, Store as _};
+use leno_store::{Expect, Key, RedbSettings, RedbStore, Store};
 use tempfile::TempDir;
 
 /// Where members say that their hop is; nobody calls it.
@@ -51,7 +52,21 @@ pub struct Plane {
     settings: Settings,
     /// Its API, as the administrator.
     pub api: Client,
+    parts: Weak<Parts>,
     place: TempDir,
+}
+
+async fn started(settings: &Settings) -> (ControlPlane, Weak<Parts>) {
+    let slot = Arc::new(OnceLock::new());
+    let filled = slot.clone();
+    let plane = ControlPlane::start_with(settings.clone(), move |parts, listener, watch| {
+        filled.set(Arc::downgrade(&parts)).expect("discovery is served once");
+        discovery::serve(parts, listener, watch)
+    });
+    let plane = plane.await.unwrap();
+    plane.ready().await;
+    until("discovery", || slot.get().is_some()).await;
+    (plane, slot.get().unwrap().clone())
 }
 
 impl Plane {
@@ -66,12 +81,11 @@ impl Plane {
         settings.discovery = "127.0.0.1:0".parse().unwrap();
         settings.drain = Duration::from_millis(500);
         change(&mut settings);
-        let plane = ControlPlane::start(settings.clone()).await.unwrap();
-        plane.ready().await;
+        let (plane, parts) = started(&settings).await;
         // A restart comes back to the same ports.
         (settings.api, settings.discovery) = (plane.api(), plane.discovery());
         let api = client(&settings, place.path());
-        Self { plane: Some(plane), settings, api, place }
+        Self { plane: Some(plane), settings, api, parts, place }
     }
 
     pub fn plane(&self) -> &ControlPlane {
@@ -83,9 +97,8 @@ impl Plane {
     }
 
     pub async fn restart(&mut self) {
-        let plane = ControlPlane::start(self.settings.clone()).await.unwrap();
-        plane.ready().await;
-        self.plane = Some(plane);
+        let (plane, parts) = started(&self.settings).await;
+        (self.plane, self.parts) = (Some(plane), parts);
         self.api = client(&self.settings, self.place.path());
     }
 
@@ -93,6 +106,24 @@ impl Plane {
     pub async fn put(&self, kind: &str, name: &str, json: String) {
         let store = RedbStore::open(self.place.path(), &RedbSettings::default()).unwrap();
         store.put(&Key::new(kind, "default", name), json.into(), Expect::Any).await.unwrap();
+    }
+
+    /// Takes away what an identity may do and leaves its certificate, so that renewals are refused.
+    pub async fn take_grant(&self, account: &str) -> Grant {
+        let store = self.store();
+        let key = records::key::<Grant>("default", account);
+        let (grant, _) = records::load::<Grant>(&*store, &key).await.unwrap().expect("it has one");
+        records::remove(&*store, &key, Expect::Any).await.unwrap();
+        grant
+    }
+
+    pub async fn give_grant(&self, account: &str, grant: &Grant) {
+        let key = records::key::<Grant>("default", account);
+        records::save(&*self.store(), &key, grant, Expect::Absent).await.unwrap();
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        self.parts.upgrade().expect("it runs").tokens.store.clone()
     }
 
     pub async fn token(&self, services: &[&str]) -> Secret {
