@@ -33,8 +33,8 @@ use crate::world::{World, feed};
 
 /// Directory of the authority in the data directory.
 const CA_DIRECTORY: &str = "ca";
-/// How often a rotation is looked at.
-const ROTATION_TICK: Duration = Duration::from_millis(500);
+/// How often a rotation, and a bundle that could not be published, is looked at.
+const AUTHORITY_TICK: Duration = Duration::from_millis(500);
 
 /// Why a control plane does not start.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +175,7 @@ impl ControlPlane {
         background.spawn("status", status::run(world.clone(), store.clone(), reports.clone(), clock.clone()));
         background.spawn("registry", registry.clone().run());
         background.spawn("certificate", certificate.clone().run());
-        background.spawn("rotation", rotation(ca.clone(), registry.clone(), certificate.clone()));
+        background.spawn("authority", tend(ca.clone(), registry.clone()));
 
         let servers = Scope::new("servers");
         let (trigger, watch) = drain();
@@ -307,13 +307,11 @@ fn random_prefix() -> Ipv6Addr {
     Ipv6Addr::from(bytes)
 }
 
-async fn rotation(ca: Arc<Ca>, registry: Arc<Registry>, certificate: Arc<OwnCertificate>) {
+async fn tend(ca: Arc<Ca>, registry: Arc<Registry>) {
     loop {
-        tokio::time::sleep(ROTATION_TICK).await;
-        match ca.advance(registry.counts().1).await {
-            Ok(true) => certificate.renew_soon(),
-            Ok(false) => {}
-            Err(error) => tracing::error!(%error, "the root rotation cannot go on; trying again"),
+        tokio::time::sleep(AUTHORITY_TICK).await;
+        if let Err(error) = ca.advance(registry.counts().1).await {
+            tracing::error!(%error, "the trust bundle or the root rotation cannot go on; trying again");
         }
     }
 }

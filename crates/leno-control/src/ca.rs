@@ -14,7 +14,7 @@ use leno_identity::ca::rotation::{Progress, Rotation, Step};
 use leno_identity::{Authority, CaError, Issued, KeyPair, PeerIdentity, Serial, TrustBundle, csr};
 use leno_model::{Reason, SpiffeId, TrustDomain};
 use leno_runtime::clock::Clock;
-use leno_store::{Expect, Store};
+use leno_store::{Expect, Key, Store};
 use tokio::sync::watch;
 
 use crate::audit::{Audit, Principal, timestamp};
@@ -50,6 +50,11 @@ pub enum AuthorityError {
     Request(String),
 }
 
+/// Whether the bundle lacks a change. Set before the change is made and cleared once it is published: what an error or a dropped
+/// future cut short is published with the next tick.
+#[derive(Default)]
+struct Owed(bool);
+
 /// The authority of a control plane.
 pub struct Ca {
     authority: Mutex<Authority>,
@@ -60,8 +65,9 @@ pub struct Ca {
     clock: Arc<dyn Clock>,
     bundle: watch::Sender<Arc<TrustBundle>>,
     live: Mutex<Live>,
-    /// Serialises changes of the bundle, so that versions and contents go together.
-    publishing: tokio::sync::Mutex<()>,
+    /// Held by whatever changes what the bundle is made of, until the bundle is published: so a phase of a rotation is only ever
+    /// judged by the version that was published with it.
+    changing: tokio::sync::Mutex<Owed>,
     /// Registrations that are lost may come back with what they had, so a rotation waits for them; not judged before everyone
     /// had this long to reconnect.
     grace: Duration,
@@ -88,10 +94,10 @@ impl Ca {
             clock,
             bundle: watch::Sender::new(Arc::new(TrustBundle::default())),
             live: Mutex::default(),
-            publishing: tokio::sync::Mutex::new(()),
+            changing: tokio::sync::Mutex::default(),
             grace,
         });
-        ca.publish().await?;
+        ca.publish(&mut *ca.changing.lock().await).await?;
         Ok(ca)
     }
 
@@ -169,8 +175,8 @@ impl Ca {
     }
 
     /// Renews the leaf of a peer that proved its key by TLS, also when the leaf has expired by no more than
-    /// [`EXPIRED_RENEWAL_S`]. The request may ask for the peer's own identity and nothing else. With `stream`, the rotation
-    /// counts the renewed leaf.
+    /// [`EXPIRED_RENEWAL_S`]. `peer` is as its newest leaf has it: a stream outlives the one that it was opened with. The request
+    /// may ask for the peer's own identity and nothing else. With `stream`, the rotation counts the renewed leaf.
     pub async fn renew(&self, peer: &PeerIdentity, request: &[u8], stream: Option<u64>) -> Result<Issued, Refusal> {
         let principal = Principal::Workload(peer.spiffe.to_string());
         match self.admit_renewal(peer, request).await {
@@ -216,10 +222,14 @@ impl Ca {
         found.map(|g| g.map(|(grant, _)| grant)).map_err(|error| store_refusal(&error))
     }
 
-    /// Makes the bundle anew from roots and revocations; a different content gets the next version, durably.
-    async fn publish(&self) -> Result<(), AuthorityError> {
-        let _turn = self.publishing.lock().await;
+    /// Makes the bundle anew from roots and revocations; a different content gets the next version, durably. So does the same
+    /// content when a member holds a later version: proxies take nothing but later ones.
+    async fn publish(&self, owed: &mut Owed) -> Result<(), AuthorityError> {
+        *owed = Owed(true);
         let now = self.clock.unix_seconds();
+        let version = self.bundle.borrow().version;
+        let ahead = self.live().ahead(version).map(|s| (s.peer.spiffe.to_string(), s.bundle));
+        let claimed = ahead.as_ref().map_or(0, |(_, claimed)| *claimed);
         let mut revoked = Revocations::default();
         for (key, record) in records::load_all::<RevocationRecord>(&*self.store).await? {
             if record.until != 0 && record.until < now {
@@ -235,10 +245,23 @@ impl Ca {
         let content = String::from_utf8_lossy(&bundle.to_json()).into_owned();
         let key = records::key::<BundleRecord>("", "bundle");
         let stored = records::update::<BundleRecord>(&*self.store, &key, |old| match old {
-            Some(old) if old.content == content => None,
-            old => Some(BundleRecord { version: old.map_or(0, |o| o.version) + 1, content: content.clone() }),
+            Some(old) if old.content == content && old.version >= claimed => None,
+            old => {
+                let version = old.map_or(0, |o| o.version).max(claimed) + 1;
+                Some(BundleRecord { version, content: content.clone() })
+            }
         });
         bundle.version = stored.await?.map_or(1, |s| s.version);
+        if let Some((member, claimed)) = ahead {
+            tracing::warn!(
+                member,
+                claimed,
+                ours = version,
+                "a member holds a later trust bundle: this is a restored backup"
+            );
+            let detail = format!("{member} holds version {claimed}, ours was {version} and is {}", bundle.version);
+            self.audit.record(&Principal::ControlPlane, "bundle.raise", self.domain.as_str(), "ok", &detail).await;
+        }
         self.bundle.send_if_modified(|now| {
             let changed = **now != bundle;
             if changed {
@@ -246,11 +269,15 @@ impl Ca {
             }
             changed
         });
+        *owed = Owed(false);
+        if let Err(error) = self.authority().forget_retired() {
+            tracing::error!(%error, "a key of a retired root cannot be deleted: delete it by hand");
+        }
         Ok(())
     }
 
     /// Revokes an identity or a serial. A revoked identity loses its grant as well, so that taking the revocation back does not
-    /// bring a forgotten permission to life.
+    /// bring a forgotten permission to life. Revoking again completes what an error cut short.
     pub async fn revoke(&self, request: &RevocationRequest) -> Result<Revocation, AuthorityError> {
         let now = self.clock.unix_seconds();
         let (identity, serial, until) = match (&request.identity, &request.serial) {
@@ -261,27 +288,33 @@ impl Ca {
             }
             _ => return Err(AuthorityError::Request("revoke exactly one of identity and serial".into())),
         };
+        let mut owed = self.changing.lock().await;
         let existing = records::load_all::<RevocationRecord>(&*self.store).await?;
-        if existing.len() >= MAX_REVOCATIONS {
-            let message = format!("the revocation list is full ({MAX_REVOCATIONS}); rotate the root instead");
-            return Err(AuthorityError::Request(message));
-        }
-        if let Some((key, old)) = existing.into_iter().find(|(_, r)| (&r.identity, &r.serial) == (&identity, &serial)) {
-            return Ok(revocation(&key.name, &old));
-        }
-        let id = random_id();
-        let comment = request.comment.chars().take(200).collect();
-        let record = RevocationRecord { identity, serial, comment, created: now, until };
-        let key = records::key::<RevocationRecord>("", &id);
-        records::save(&*self.store, &key, &record, Expect::Absent).await?;
+        let full = existing.len() >= MAX_REVOCATIONS;
+        let same = |(_, r): &(Key, RevocationRecord)| (&r.identity, &r.serial) == (&identity, &serial);
+        let (id, record) = match existing.into_iter().find(same) {
+            Some((key, record)) => (key.name.to_string(), record),
+            None if full => {
+                let message = format!("the revocation list is full ({MAX_REVOCATIONS}); rotate the root instead");
+                return Err(AuthorityError::Request(message));
+            }
+            None => {
+                let id = random_id();
+                let comment = request.comment.chars().take(200).collect();
+                let record = RevocationRecord { identity, serial, comment, created: now, until };
+                *owed = Owed(true);
+                let key = records::key::<RevocationRecord>("", &id);
+                records::save(&*self.store, &key, &record, Expect::Absent).await?;
+                (id, record)
+            }
+        };
+        self.audit.record(&Principal::Admin, "revoke", subject(&record), "ok", &record.comment).await;
         if let Some(identity) = record.identity.as_deref().and_then(|i| SpiffeId::new(i).ok())
             && let Some((namespace, account)) = identity.workload_parts()
         {
             records::remove(&*self.store, &records::key::<Grant>(namespace, account), Expect::Any).await?;
         }
-        self.publish().await?;
-        let object = record.identity.as_deref().or(record.serial.as_deref()).unwrap_or_default();
-        self.audit.record(&Principal::Admin, "revoke", object, "ok", &record.comment).await;
+        self.publish(&mut owed).await?;
         Ok(revocation(&id, &record))
     }
 
@@ -297,17 +330,20 @@ impl Ca {
         Ok(identity.to_string())
     }
 
-    /// Takes a revocation back. False if there is none.
+    /// Takes a revocation back. False if there is none, also not in the bundle any more.
     pub async fn unrevoke(&self, id: &str) -> Result<bool, AuthorityError> {
+        let mut owed = self.changing.lock().await;
         let key = records::key::<RevocationRecord>("", id);
-        let Some((record, version)) = records::load::<RevocationRecord>(&*self.store, &key).await? else {
-            return Ok(false);
-        };
-        records::remove(&*self.store, &key, Expect::Version(version)).await?;
-        self.publish().await?;
-        let object = record.identity.as_deref().or(record.serial.as_deref()).unwrap_or_default();
-        self.audit.record(&Principal::Admin, "unrevoke", object, "ok", "").await;
-        Ok(true)
+        let found = records::load::<RevocationRecord>(&*self.store, &key).await?;
+        if let Some((record, version)) = &found {
+            *owed = Owed(true);
+            records::remove(&*self.store, &key, Expect::Version(version.clone())).await?;
+            self.audit.record(&Principal::Admin, "unrevoke", subject(record), "ok", "").await;
+        }
+        if owed.0 {
+            self.publish(&mut owed).await?;
+        }
+        Ok(found.is_some())
     }
 
     /// The revocation list.
@@ -318,18 +354,24 @@ impl Ca {
 
     /// Begins a rotation of the root.
     pub async fn rotate(&self) -> Result<(), AuthorityError> {
+        let mut owed = self.changing.lock().await;
         self.authority().start_rotation(self.clock.unix_seconds())?;
+        *owed = Owed(true);
         self.audit.record(&Principal::Admin, "ca.rotate", self.domain.as_str(), "ok", "").await;
-        self.publish().await
+        self.publish(&mut owed).await
     }
 
-    /// Takes the next step of a rotation if it is due. `lost` is the number of registrations without a stream: they hold it up
-    /// too. True if the issuer changed, after which the control plane needs a new certificate of its own.
-    pub async fn advance(&self, lost: usize) -> Result<bool, AuthorityError> {
+    /// Publishes what is owed, then takes the next step of a rotation if it is due, and returns it. `lost` is the number of
+    /// registrations without a stream: they hold it up too.
+    pub async fn advance(&self, lost: usize) -> Result<Option<Step>, AuthorityError> {
+        let mut owed = self.changing.lock().await;
+        if owed.0 || self.live().ahead(self.bundle.borrow().version).is_some() {
+            self.publish(&mut owed).await?;
+        }
         let now = self.clock.unix_seconds();
         let uptime = Duration::from_nanos(self.clock.monotonic_nanos().saturating_sub(self.started_nanos));
         if matches!(self.authority().rotation(), Rotation::Stable { .. }) || uptime < self.grace {
-            return Ok(false);
+            return Ok(None);
         }
         let version = self.bundle.borrow().version;
         let progress = {
@@ -341,15 +383,16 @@ impl Ca {
             }
         };
         let step = self.authority().advance_rotation(&progress, now)?;
-        let Some(step) = step else { return Ok(false) };
-        let (word, switched) = match step {
-            Step::SwitchIssuer { .. } => ("new leaves come from the new root", true),
-            Step::RetireOld { .. } => ("the old root is retired", false),
+        let Some(step) = step else { return Ok(None) };
+        *owed = Owed(true);
+        let word = match step {
+            Step::SwitchIssuer { .. } => "new leaves come from the new root",
+            Step::RetireOld { .. } => "the old root is retired",
         };
         tracing::info!(step = word, "root rotation");
         self.audit.record(&Principal::ControlPlane, "ca.rotate", self.domain.as_str(), "ok", word).await;
-        self.publish().await?;
-        Ok(switched)
+        self.publish(&mut owed).await?;
+        Ok(Some(step))
     }
 
     /// Roots and rotation, for people. `lost` names the registrations without a stream, which a rotation waits for as well.
@@ -390,6 +433,11 @@ impl Ca {
             leaf_ttl_seconds: self.ttl_s,
         }
     }
+}
+
+/// Whom or what it revokes.
+fn subject(record: &RevocationRecord) -> &str {
+    record.identity.as_deref().or(record.serial.as_deref()).unwrap_or_default()
 }
 
 fn revocation(id: &str, record: &RevocationRecord) -> Revocation {

@@ -8,7 +8,7 @@ use leno_identity::{Issued, KeyPair};
 use leno_net::tls::ReloadableServer;
 use leno_net::{TlsContext, TlsError, TlsIdentity};
 use leno_runtime::clock::Clock;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Mutex;
 
 use crate::ca::{AuthorityError, Ca, EXPIRED_RENEWAL_S};
 
@@ -42,8 +42,6 @@ pub struct OwnCertificate {
     server: Arc<ReloadableServer>,
     held: Mutex<Held>,
     generation: AtomicU64,
-    /// The issuing root has changed.
-    renew: Notify,
 }
 
 impl OwnCertificate {
@@ -55,7 +53,7 @@ impl OwnCertificate {
         let server =
             ReloadableServer::new(context, ALPN).client_certificate_optional().expired_grace_s(EXPIRED_RENEWAL_S);
         let held = Mutex::new(Held { issued, key });
-        Ok(Self { ca, clock, server: Arc::new(server), held, generation: AtomicU64::new(1), renew: Notify::new() })
+        Ok(Self { ca, clock, server: Arc::new(server), held, generation: AtomicU64::new(1) })
     }
 
     /// What accepts TLS connections of proxies.
@@ -64,42 +62,45 @@ impl OwnCertificate {
         Arc::clone(&self.server)
     }
 
-    /// Asks for a new certificate now.
-    pub fn renew_soon(&self) {
-        self.renew.notify_one();
-    }
-
     /// Keeps certificate and bundle current until dropped.
     pub async fn run(self: Arc<Self>) {
         let mut bundle = self.ca.bundle();
+        let mut failed = false;
         loop {
-            let left = {
-                let held = self.held.lock().await;
-                let half = held.issued.not_before.midpoint(held.issued.not_after);
-                Duration::from_secs(half.saturating_sub(self.clock.unix_seconds()))
-            };
-            let renew = tokio::select! {
-                // All are cancel-safe; a notification that comes between stays stored.
-                () = tokio::time::sleep(left.min(LOOK)) => left <= LOOK,
-                () = self.renew.notified() => true,
+            let left = if failed { Duration::ZERO } else { self.left(&*self.held.lock().await) };
+            tokio::select! {
+                // Both are cancel-safe.
+                () = tokio::time::sleep(left.min(LOOK)) => {
+                    if left > LOOK {
+                        continue;
+                    }
+                }
+                // A rotation changes the bundle with the issuing root.
                 changed = bundle.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    false
                 }
-            };
-            if let Err(error) = self.refresh(renew).await {
+            }
+            let outcome = self.refresh().await;
+            failed = outcome.is_err();
+            if let Err(error) = outcome {
                 tracing::error!(%error, "the control plane's own certificate cannot be renewed; trying again");
                 tokio::time::sleep(RETRY).await;
-                self.renew_soon();
             }
         }
     }
 
-    async fn refresh(&self, renew: bool) -> Result<(), OwnCertificateError> {
+    /// Until a renewal is due: at half-life, or at once under another root than the one that issues.
+    fn left(&self, held: &Held) -> Duration {
+        let half = held.issued.not_before.midpoint(held.issued.not_after);
+        let is_current = held.issued.root == self.ca.pin();
+        Duration::from_secs(if is_current { half.saturating_sub(self.clock.unix_seconds()) } else { 0 })
+    }
+
+    async fn refresh(&self) -> Result<(), OwnCertificateError> {
         let mut held = self.held.lock().await;
-        if renew {
+        if self.left(&held).is_zero() {
             let (issued, key) = self.ca.issue_own().await?;
             *held = Held { issued, key };
         }

@@ -216,16 +216,23 @@ impl Authority {
     }
 
     /// Takes the next step of a rotation if the facts permit it; returns the step taken. After each the caller
-    /// distributes [`Self::roots`], and after [`Step::SwitchIssuer`] re-issues its own certificate.
+    /// distributes [`Self::roots`]; after [`Step::SwitchIssuer`] it re-issues its own certificate, after [`Step::RetireOld`] it
+    /// calls [`Self::forget_retired`].
     pub fn advance_rotation(&mut self, progress: &Progress, now: u64) -> Result<Option<Step>, CaError> {
         let Some(step) = self.state.rotation.due(progress, now, self.state.longest_ttl_s) else { return Ok(None) };
         let rotation = self.state.rotation.take(step, now)?;
         self.commit(rotation)?;
         if let Step::RetireOld { previous } = step {
             self.generations.retain(|g| g.number != previous);
-            self.storage.forget_keys(previous)?;
         }
         Ok(Some(step))
+    }
+
+    /// Deletes what is left of the keys of retired roots. Apart from the step, which is complete without it: a key that cannot
+    /// be deleted must not keep the retirement from being made known. May be repeated.
+    pub fn forget_retired(&self) -> Result<(), CaError> {
+        let oldest = self.state.rotation.trusted()[0];
+        (1..oldest).try_for_each(|retired| self.storage.forget_keys(retired))
     }
 
     fn commit(&mut self, rotation: Rotation) -> Result<(), CaError> {
@@ -381,7 +388,16 @@ mod tests {
         let replaced = Progress { unacknowledged: 0, on_previous: 0 };
         assert_eq!(authority.advance_rotation(&replaced, NOW + 6).unwrap(), Some(Step::RetireOld { previous: 1 }));
 
+        // A directory in the key's place cannot be unlinked: the step stands, and the key is forgotten when that is possible.
+        let key = dir.path().join("root-1.key");
+        std::fs::remove_file(&key).unwrap();
+        std::fs::create_dir(&key).unwrap();
+        assert!(matches!(authority.forget_retired(), Err(CaError::File { .. })));
+        std::fs::remove_dir(&key).unwrap();
+        std::fs::write(&key, "a secret").unwrap();
+
         let authority = open(NOW + 7);
+        authority.forget_retired().unwrap();
         assert_eq!(authority.roots().len(), 1);
         assert_eq!(authority.pin(), issued.root);
         assert!(!dir.path().join("root-1.key").exists());

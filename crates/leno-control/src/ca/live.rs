@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use leno_identity::{PeerIdentity, RootPin};
 
+/// The highest bundle version that a member may claim to hold: beyond it numbers are not exact in every reader of JSON, and
+/// whoever lies could otherwise use up those that are left.
+pub const MAX_CLAIM: u64 = 1 << 53;
+
 /// One open stream.
 #[derive(Debug, Clone)]
 pub struct Stream {
@@ -73,9 +77,16 @@ impl Live {
         self.streams.iter().map(|(id, stream)| (*id, stream))
     }
 
-    /// Streams that judge by an older bundle.
+    /// Streams that do not judge by this bundle: by an older one, or by one from a time that a restored backup does not know.
     pub fn behind(&self, version: u64) -> impl Iterator<Item = &Stream> {
-        self.streams.values().filter(move |s| s.bundle < version)
+        self.streams.values().filter(move |s| s.bundle != version)
+    }
+
+    /// The stream with the newest bundle after this version. Versions grow only here, so there is one only if we were restored
+    /// from a backup, or if it lies.
+    #[must_use]
+    pub fn ahead(&self, version: u64) -> Option<&Stream> {
+        self.streams.values().filter(|s| (version + 1..=MAX_CLAIM).contains(&s.bundle)).max_by_key(|s| s.bundle)
     }
 
     /// Streams whose leaf is of another root, or of this one only since after `settled`.

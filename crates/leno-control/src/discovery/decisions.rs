@@ -21,6 +21,7 @@ use super::feed;
 use super::streams::{Streams, message};
 use crate::assembly::Parts;
 use crate::audit::Principal;
+use crate::ca::live::MAX_CLAIM;
 use crate::registry::Registration;
 use crate::registry::admission::{RegisteredAddress, RegisteredPort, RegisteredService};
 
@@ -71,6 +72,10 @@ impl Service for Decisions {
         let renew_only = identity.is_expired(self.parts.clock.unix_seconds());
         self.streams.opened(stream, identity, renew_only);
         if !renew_only {
+            if hello.bundle_version > MAX_CLAIM {
+                let (member, version) = (&identity.spiffe, hello.bundle_version);
+                tracing::warn!(%member, version, "a member claims a trust bundle version that is not followed");
+            }
             // A rotation waits for members; one that only renews becomes one with its next stream.
             self.parts.ca.live().opened(stream.id(), identity.clone(), &hello.instance, hello.bundle_version);
         }
