@@ -338,6 +338,9 @@ pub struct ExplainArguments {
 /// Arguments of `leno status`.
 #[derive(Debug, Args)]
 pub struct StatusArguments {
+    /// Wait so long for a control plane that has just been started
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = crate::member::duration)]
+    pub wait: std::time::Duration,
     /// Format
     #[arg(long, short = 'o', value_enum, default_value_t = OutputFormat::Table)]
     pub output: OutputFormat,

@@ -31,10 +31,12 @@ pub fn run(arguments: &DemoArguments) -> Result<ExitCode, Failure> {
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let outcome = tokio::select! {
             outcome = show(arguments) => outcome,
             _ = interrupt.recv() => Ok(()),
             _ = terminate.recv() => Ok(()),
+            _ = hangup.recv() => Ok(()),
         };
         view::restore();
         outcome.map(|()| ExitCode::SUCCESS)

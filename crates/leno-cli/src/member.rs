@@ -109,6 +109,17 @@ impl MemberArguments {
             settings.labels.insert(key.to_owned(), value.to_owned());
         }
         settings.zone.clone_from(&self.zone);
+        for address in &self.join {
+            let port = address
+                .rsplit_once(':')
+                .filter(|(host, _)| !host.is_empty())
+                .and_then(|(_, port)| port.parse::<u16>().ok());
+            if port.is_none_or(|port| port == 0) {
+                return Err(Failure::Usage(format!(
+                    "--join: `{address}` is not HOST:PORT, for example {address}:15100"
+                )));
+            }
+        }
         settings.join.clone_from(&self.join);
         settings.token = self.token()?.map(Secret::new);
         settings.hop = self.hop.into();

@@ -45,8 +45,13 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
         let exposure = exposure::Watch::new(&settings);
         let drain_limit = settings.drain.deregister + settings.drain.requests + DRAIN_MARGIN;
         let command = ProxyCommand::from_own_arguments(sockets)?;
-        let signals = Signals::listen()?;
-        let mut proxy = command.start(false).await?;
+        let mut signals = Signals::listen()?;
+        // Nothing is under way yet: whoever stops the member now does not wait for a control plane that is not there.
+        let mut proxy = tokio::select! {
+            proxy = command.start(false) => proxy?,
+            _ = signals.terminate.recv() => return Ok(ExitCode::from(128 + 15)),
+            _ = signals.interrupt.recv() => return Ok(ExitCode::from(128 + 2)),
+        };
         let program = match start_program(&arguments.child, &proxy) {
             Ok(program) => program,
             Err(failure) => {

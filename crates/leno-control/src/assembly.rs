@@ -21,7 +21,7 @@ use crate::audit::Audit;
 use crate::ca::{AuthorityError, Ca};
 use crate::metrics::Metrics;
 use crate::own_certificate::{OwnCertificate, OwnCertificateError};
-use crate::records::{self, MeshRecord, RecordError};
+use crate::records::{self, BundleRecord, MeshRecord, RecordError};
 use crate::registry::Registry;
 use crate::rest::access::Access;
 use crate::rest::{self, Api, MAX_WATCHES, MAX_WRITES};
@@ -68,6 +68,19 @@ pub enum StartError {
         found: String,
         /// What was asked for.
         wanted: String,
+    },
+    /// A part of the directory is gone. To begin anew beside the rest would lose the root, the revocations or every resource.
+    #[error(
+        "the data directory {path} has {present} but no {missing}: restore all of it from one backup, or name another directory to \
+         begin a new mesh"
+    )]
+    Incomplete {
+        /// Which.
+        path: PathBuf,
+        /// What is there.
+        present: &'static str,
+        /// What is not.
+        missing: &'static str,
     },
     /// A port is taken, or not ours to open.
     #[error("cannot listen on {address} for {what}: {source}")]
@@ -151,6 +164,7 @@ impl ControlPlane {
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(&dir, &RedbSettings::default())?);
         let audit = Arc::new(Audit::open(&dir, clock.clone()).map_err(unusable)?);
         let admin_token = Access::token_in(&dir).map_err(unusable)?;
+        check_whole(&dir, &*store).await?;
         let mesh = mesh_record(&*store, settings.trust_domain.as_ref()).await?;
         let trust_domain = TrustDomain::new(&mesh.trust_domain)
             .map_err(|e| StartError::Store(StoreError::Backend(format!("the mesh's record: {e}"))))?;
@@ -279,6 +293,20 @@ async fn listen(address: SocketAddr, what: &'static str) -> Result<TcpListener, 
 fn address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     listener.local_addr().map_err(|source| StartError::Listen { address: nowhere, what: "its own address", source })
+}
+
+/// A first start writes the mesh's record, then the authority, then the first bundle: whatever is there without what came before
+/// it is what is left of a loss, and not of a start that was cut short.
+async fn check_whole(dir: &Path, store: &dyn Store) -> Result<(), StartError> {
+    let has_mesh = store.get(&records::key::<MeshRecord>("", "mesh")).await?.is_some();
+    let has_bundle = store.get(&records::key::<BundleRecord>("", "bundle")).await?.is_some();
+    let has_authority = dir.join(CA_DIRECTORY).join("state.json").exists();
+    let incomplete = |present, missing| Err(StartError::Incomplete { path: dir.to_owned(), present, missing });
+    match (has_mesh, has_authority, has_bundle) {
+        (false, true, _) => incomplete("a certificate authority", "store"),
+        (_, false, true) => incomplete("a store", "certificate authority (ca/state.json)"),
+        _ => Ok(()),
+    }
 }
 
 fn open_authority(dir: &Path, domain: &TrustDomain, now: u64) -> Result<Authority, StartError> {

@@ -131,6 +131,23 @@ async fn a_watch_from_before_a_restart_lists_again() {
 }
 
 #[tokio::test]
+async fn a_directory_of_which_a_part_is_gone_is_refused_and_left_alone() {
+    for (lost, missing) in [("ca/state.json", "certificate authority"), ("store.redb", "store")] {
+        let place = tempfile::tempdir().unwrap();
+        start(place.path()).await.shutdown().await;
+        let root = std::fs::read(place.path().join("ca/root-1.key")).unwrap();
+        let part = place.path().join(lost);
+        let kept = std::fs::read(&part).unwrap();
+        std::fs::remove_file(&part).unwrap();
+        let error = try_start(place.path()).await.err().unwrap().to_string();
+        assert!(error.contains(missing) && error.contains("backup"), "{lost}: {error}");
+        assert_eq!(std::fs::read(place.path().join("ca/root-1.key")).unwrap(), root, "the root is still there");
+        std::fs::write(&part, kept).unwrap();
+        start(place.path()).await.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn faults_have_positions_and_leave_other_documents_alone() {
     let directory = tempfile::tempdir().unwrap();
     let plane = start(directory.path()).await;

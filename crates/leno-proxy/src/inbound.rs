@@ -180,7 +180,9 @@ async fn to_app(
     let answered = match exchange.deadline {
         Some(at) => match tokio::time::timeout_at(at, sending).await {
             Ok(answered) => answered,
-            Err(_) => return Err(in_flight(Reason::RequestTimeout, "the caller's deadline has passed")),
+            Err(_) => {
+                return Err(in_flight(Reason::RequestTimeout, "the deadline that the caller's proxy set has passed"));
+            }
         },
         None => sending.await,
     };

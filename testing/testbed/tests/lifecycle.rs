@@ -192,6 +192,26 @@ fn a_stop_does_not_wait_for_a_successor_that_cannot_start() {
 }
 
 #[test]
+fn a_member_that_waits_for_the_control_plane_can_be_stopped() {
+    if !can_run("stop_while_joining", apps::NEEDS) {
+        return;
+    }
+    let network = Network::new(&["one"]);
+    let mut mesh = Mesh::start(&network, "one", &[]);
+    let token = mesh.token("job");
+    mesh.kill();
+    let state = network.folder().join("state-waiting");
+    let mut command = network.host("one").command(&testbed::mesh::leno().to_string_lossy());
+    command.args(["run", "--service", "job", "--join", &mesh.join, "--token", &token, "--state-dir"]);
+    command.arg(state).args(["--", "true"]).env("LENO_LOG", "info");
+    let mut waiting = testbed::Process::start("waiting", &mut command, network.folder());
+    waiting.wait_for_line("that it waits", |l| l.contains("cannot join yet").then_some(()));
+    waiting.signal(Signal::TERM);
+    assert_eq!(waiting.wait().code(), Some(128 + 15), "{}", waiting.log());
+    assert!(!waiting.log().contains("not ready within"), "{}", waiting.log());
+}
+
+#[test]
 fn the_program_decides_the_exit_code_and_nothing_is_left() {
     if !can_run("exit_code", apps::NEEDS) {
         return;

@@ -1,6 +1,7 @@
 //! `leno status`: the mesh at a glance, and what is wrong with it.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use leno_api::Overview;
 
@@ -9,10 +10,12 @@ use super::print;
 use crate::Failure;
 use crate::arguments::{ApiArguments, OutputFormat, StatusArguments};
 
+/// Between two questions of `--wait`.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
 /// Prints it; exit 1 when something needs mending.
 pub fn run(api: &ApiArguments, arguments: &StatusArguments) -> Result<ExitCode, Failure> {
-    let api = Api::from_arguments(api)?;
-    let overview = block_on(async { api.client.overview().await.map_err(failure) })?;
+    let overview = block_on(overview(api, arguments.wait))?;
     if arguments.output == OutputFormat::Table {
         show(&overview)
     } else {
@@ -20,6 +23,19 @@ pub fn run(api: &ApiArguments, arguments: &StatusArguments) -> Result<ExitCode, 
     }
     let wrong = !overview.problems.is_empty() || !overview.nacks.is_empty() || !ailing(&overview).is_empty();
     Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Asks until there is an answer, for no longer than `wait`. Everything is looked up anew: the first start makes the token.
+async fn overview(api: &ApiArguments, wait: Duration) -> Result<Overview, Failure> {
+    let start = Instant::now();
+    loop {
+        let asked = async { Api::from_arguments(api)?.client.overview().await.map_err(failure) };
+        match asked.await {
+            Err(Failure::Usage(text)) => return Err(Failure::Usage(text)),
+            Err(_) if start.elapsed() < wait => tokio::time::sleep(ASK_AGAIN).await,
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Services that callers cannot reach, or soon cannot. A service without any registration is no fault: it may be a name that

@@ -97,7 +97,7 @@ async fn establish(
     let stream = match accept(tcp, &certificate.server(), HANDSHAKE_TIMEOUT).await {
         Ok(stream) => stream,
         Err(error) => {
-            tracing::info!(peer = %address, reason = %error.reason, %error, "a connection to the discovery port is refused");
+            tracing::debug!(peer = %address, reason = %error.reason, %error, "a connection to the discovery port is refused");
             return None;
         }
     };

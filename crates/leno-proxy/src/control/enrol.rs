@@ -37,6 +37,9 @@ pub enum JoinError {
     /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The identity in it cannot be read.
+    #[error("{0}\n      start this member with a new token (`leno token create`), or restore the file")]
+    Damaged(StateError),
     /// The token is malformed.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -86,7 +89,7 @@ impl JoinError {
             Self::Issued(error) => error.reason,
             Self::OtherIdentity { .. } | Self::ServiceNotPermitted(_) => Reason::UnauthorisedMember,
             Self::Bundle(_) | Self::BundleWithoutPin => Reason::PeerUntrusted,
-            Self::State(_) | Self::Key(_) => Reason::CertificateInvalid,
+            Self::State(_) | Self::Damaged(_) | Self::Key(_) => Reason::CertificateInvalid,
             Self::NoAnswer => Reason::ControlPlaneUnreachable,
         }
     }
@@ -117,7 +120,15 @@ impl Joining<'_> {
     /// redemption that was under way can be repeated.
     pub(super) async fn identity(&self) -> Result<StoredIdentity, JoinError> {
         let token: Option<Result<JoinToken, _>> = self.settings.token.as_ref().map(|t| t.reveal().parse());
-        let Some(stored) = self.dir.identity()? else {
+        let stored = match (self.dir.identity(), &token) {
+            (Err(error @ StateError::Content { .. }), Some(Ok(_))) => {
+                tracing::warn!(%error, "the stored identity is damaged; joining anew");
+                None
+            }
+            (Err(error @ StateError::Content { .. }), _) => return Err(JoinError::Damaged(error)),
+            (stored, _) => stored?,
+        };
+        let Some(stored) = stored else {
             let none = || JoinError::NoToken(self.settings.state_dir.display().to_string());
             return self.join(&token.ok_or_else(none)??).await;
         };

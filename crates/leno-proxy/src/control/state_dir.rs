@@ -179,7 +179,8 @@ impl StateDir {
         if let Some(given) = given {
             return Ok(given.to_owned());
         }
-        if let Some(stored) = self.read_text("instance")? {
+        // An empty or damaged file is as good as none: the name only has to stay as long as it can.
+        if let Some(stored) = self.read_text("instance")?.filter(|text| leno_model::Name::new(text.trim()).is_ok()) {
             return Ok(stored.trim().to_owned());
         }
         let mut random = [0u8; 4];

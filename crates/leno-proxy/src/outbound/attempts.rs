@@ -174,6 +174,9 @@ fn verdict(outcome: &Result<Response, StreamError>) -> Attempt {
 /// The budget is used up: an answer stands as it is, a failure is told as what it is.
 fn exhausted(outcome: Result<Response, StreamError>) -> Result<Response, Refusal> {
     outcome.map_err(|error| {
+        if is_about_certificates(error.reason) {
+            return error.into();
+        }
         let detail = format!("not tried again after {error}");
         Refusal::new(Reason::RetryBudgetExhausted, detail)
     })
@@ -181,12 +184,24 @@ fn exhausted(outcome: Result<Response, StreamError>) -> Result<Response, Refusal
 
 fn given_up(last: Option<StreamError>, exchange: &Exchange) -> Refusal {
     match last {
+        // Certificates do not get better by trying: their reason is the answer, not that it was tried.
+        Some(error) if is_about_certificates(error.reason) => error.into(),
         Some(error) => {
             let detail = format!("{} attempts, the last: {error}", exchange.facts.attempts);
             Refusal { unprocessed: error.unprocessed, ..Refusal::new(Reason::RetryLimitExceeded, detail) }
         }
         None => Refusal::new(Reason::RetryLimitExceeded, "the request body cannot be sent again"),
     }
+}
+
+fn is_about_certificates(reason: Reason) -> bool {
+    use Reason::{
+        CertificateExpired, CertificateInvalid, CertificateRevoked, ClockSkew, PeerIdentityMismatch, PeerUntrusted,
+    };
+    matches!(
+        reason,
+        CertificateExpired | CertificateInvalid | CertificateRevoked | ClockSkew | PeerIdentityMismatch | PeerUntrusted
+    )
 }
 
 fn no_endpoint(call: &Call, last: Option<StreamError>) -> Refusal {
