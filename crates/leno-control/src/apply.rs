@@ -260,7 +260,7 @@ pub(crate) fn store_error(failure: &StoreError) -> ErrorBody {
         StoreError::Malformed { .. } => error(ErrorReason::BadRequest, failure.to_string()),
         _ => {
             tracing::error!(error = %failure, "the store failed during a request");
-            error(ErrorReason::Internal, "the store failed; see the control plane's log")
+            error(ErrorReason::Internal, format!("the store failed: {failure}"))
         }
     }
 }

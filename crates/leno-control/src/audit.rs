@@ -26,6 +26,8 @@ const KEPT: usize = 4;
 const QUEUE: usize = 1024;
 /// Entries of one sync.
 const MAX_BATCH: usize = 256;
+/// Bytes kept of what a disk did not take; what is beyond them is lost, and counted in the log.
+const MAX_UNWRITTEN: usize = 1 << 20;
 /// Longest part of an entry in characters: it may come from a peer.
 const MAX_PART: usize = 1000;
 /// Refusals written per minute and source.
@@ -114,6 +116,8 @@ pub struct Audit {
     queue: Option<mpsc::Sender<Line>>,
     writer: Option<JoinHandle<()>>,
     thinning: Mutex<Thinning>,
+    /// Why the newest entries are not on disk.
+    problem: Arc<Mutex<Option<String>>>,
 }
 
 impl Audit {
@@ -122,9 +126,17 @@ impl Audit {
         let path = directory.join(FILE_NAME);
         let file = open(&path)?;
         let (queue, lines) = mpsc::channel(QUEUE);
-        let writer = Writer { path: path.clone(), size: file.metadata()?.len(), file };
+        let problem = Arc::default();
+        let mut writer = Writer {
+            path: path.clone(),
+            size: file.metadata()?.len(),
+            file,
+            unwritten: Vec::new(),
+            problem: Arc::clone(&problem),
+        };
+        writer.end_torn_line()?;
         let writer = std::thread::Builder::new().name("audit-writer".into()).spawn(move || writer.run(lines))?;
-        Ok(Self { clock, path, queue: Some(queue), writer: Some(writer), thinning: Mutex::default() })
+        Ok(Self { clock, path, queue: Some(queue), writer: Some(writer), thinning: Mutex::default(), problem })
     }
 
     /// Writes an entry and waits until it is durable. A disk that fails is logged, not hidden, and does not stop the mesh.
@@ -139,6 +151,10 @@ impl Audit {
         };
         let mut text = serde_json::to_vec(&entry).expect("plain data");
         text.push(b'\n');
+        self.write(text).await;
+    }
+
+    async fn write(&self, text: Vec<u8>) {
         let (written, done) = oneshot::channel();
         if let Some(queue) = &self.queue
             && queue.send(Line { text, written }).await.is_ok()
@@ -146,6 +162,23 @@ impl Audit {
             // An error means that the writer is gone, which it has logged.
             let _ = done.await;
         }
+    }
+
+    /// Why entries are not on disk, if so.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a write may begin, which must be audited: tries once more to write what is left.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn ready(&self) -> Result<(), String> {
+        if self.problem().is_some() {
+            self.write(Vec::new()).await;
+        }
+        self.problem().map_or(Ok(()), Err)
     }
 
     /// As [`Self::record`], for refusals, which anybody can provoke: at most so many a minute and source, the rest counted.
@@ -211,6 +244,9 @@ struct Writer {
     path: PathBuf,
     file: File,
     size: u64,
+    /// What the disk did not take.
+    unwritten: Vec<u8>,
+    problem: Arc<Mutex<Option<String>>>,
 }
 
 impl Writer {
@@ -222,9 +258,12 @@ impl Writer {
             {
                 batch.push(next);
             }
-            if let Err(error) = self.write(&batch) {
+            let outcome = self.write(&batch);
+            if let Err(error) = &outcome {
                 tracing::error!(path = %self.path.display(), %error, entries = batch.len(), "the audit log cannot be written");
             }
+            let problem = outcome.err().map(|error| format!("{} cannot be written: {error}", self.path.display()));
+            *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
             for line in batch {
                 // A caller that went away does not need to know.
                 let _ = line.written.send(());
@@ -244,10 +283,33 @@ impl Writer {
             self.file = open(&self.path)?;
             self.size = 0;
         }
-        let text: Vec<u8> = batch.iter().flat_map(|l| l.text.iter().copied()).collect();
-        self.file.write_all(&text)?;
-        self.size += text.len() as u64;
-        self.file.sync_data()
+        let before = self.unwritten.len();
+        self.unwritten.extend(batch.iter().flat_map(|l| l.text.iter().copied()));
+        let outcome = self.file.write_all(&self.unwritten).and_then(|()| self.file.sync_data());
+        if let Err(error) = outcome {
+            // What was written of it comes again, whole.
+            self.file.set_len(self.size)?;
+            if self.unwritten.len() > MAX_UNWRITTEN {
+                self.unwritten.truncate(before);
+                tracing::error!(entries = batch.len(), "entries of the audit log are lost");
+            }
+            return Err(error);
+        }
+        self.size += self.unwritten.len() as u64;
+        self.unwritten = Vec::new();
+        Ok(())
+    }
+
+    /// A line that a crash cut must not take the next one along.
+    fn end_torn_line(&mut self) -> io::Result<()> {
+        let mut last = [b'\n'];
+        if self.size > 0 {
+            std::os::unix::fs::FileExt::read_exact_at(&File::open(&self.path)?, &mut last, self.size - 1)?;
+        }
+        if last != *b"\n" {
+            self.unwritten.push(b'\n');
+        }
+        Ok(())
     }
 }
 
@@ -275,6 +337,26 @@ mod tests {
     use super::*;
     use leno_runtime::clock::ManualClock;
     use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_disk_that_takes_nothing_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/full", directory.path().join(FILE_NAME)).unwrap();
+        let audit = Audit::open(directory.path(), Arc::new(ManualClock::at(1_800_000_000))).unwrap();
+        assert!(audit.ready().await.is_ok());
+        audit.record(&Principal::Admin, "apply", "Service shop/web", "ok", "").await;
+        assert!(audit.problem().is_some_and(|p| p.contains("cannot be written")));
+        assert!(audit.ready().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_line_that_a_crash_cut_takes_no_other_along() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join(FILE_NAME), "{\"at\":\"20").unwrap();
+        let audit = Audit::open(directory.path(), Arc::new(ManualClock::at(1_800_000_000))).unwrap();
+        audit.record(&Principal::Admin, "apply", "Service shop/web", "ok", "").await;
+        assert_eq!(audit.tail(10).unwrap().len(), 1);
+    }
 
     #[tokio::test]
     async fn entries_are_durable_bounded_and_read_back() {

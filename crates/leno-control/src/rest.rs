@@ -141,6 +141,11 @@ async fn carried_out(api: &Api, request: Request, next: Next) -> Result<Response
     if request.method().is_safe() {
         return Ok(next.run(request).await);
     }
+    if let Err(problem) = api.audit.ready().await {
+        // Every write is audited (D14): one that could not be is not begun.
+        let message = format!("nothing was changed: the audit log {problem}");
+        return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, ErrorReason::Internal, message));
+    }
     let (head, body) = request.into_parts();
     let request = Request::from_parts(head, resources::bytes(body).await?.into());
     let place = Arc::clone(&api.writes).acquire_owned().await.map_err(|e| Failure::internal(&e))?;

@@ -194,4 +194,10 @@ fn a_full_disk_refuses_writes_until_there_is_room_again_and_costs_no_restart() {
     });
     let list = mesh.json(&["get", "services"]).to_string();
     assert!(list.contains("\"before\"") && list.contains("\"after\""), "{list}");
+    // What was written was also audited, if late.
+    let audit = mesh.json(&["get", "audit"]).to_string();
+    let services = mesh.json(&["get", "services"]);
+    let names = services["items"].as_array().expect("a list").iter().filter_map(|s| s["metadata"]["name"].as_str());
+    let missing: Vec<_> = names.filter(|name| !audit.contains(&format!("{name}\""))).collect();
+    assert!(missing.is_empty(), "not audited: {missing:?}\n{audit}");
 }

@@ -8,8 +8,8 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use leno_api::{
-    AuditEntry, CaStatus, Endpoint, EndpointState, ErrorReason, Member, Overview, Port, Revocation, RevocationRequest,
-    ServiceStatus, TokenInfo, TokenRequest, TokenResponse,
+    AuditEntry, CaStatus, Condition, Endpoint, EndpointState, ErrorReason, Member, Overview, Port, Revocation,
+    RevocationRequest, ServiceStatus, TokenInfo, TokenRequest, TokenResponse,
 };
 use leno_model::Kind;
 use leno_model::kinds::ServiceSpec;
@@ -142,6 +142,11 @@ pub(super) async fn overview(State(api): Shared) -> Json<Overview> {
         }
         (counts, problems)
     });
+    let mut problems = problems;
+    problems.extend(api.audit.problem().map(|message| {
+        let (kind, status, reason) = ("Audited".to_owned(), "False".to_owned(), "CannotBeWritten".to_owned());
+        ("the audit log".to_owned(), Condition { kind, status, reason, message })
+    }));
     Json(Overview {
         trust_domain: api.ca.trust_domain().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
