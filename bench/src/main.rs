@@ -5,6 +5,7 @@
 
 mod machine;
 mod report;
+mod rounds;
 mod runner;
 mod sample;
 mod scenarios;
@@ -14,15 +15,16 @@ use std::time::Duration;
 
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use testbed::Network;
 
 use report::Results;
 use runner::Times;
 use scenarios::Scenario;
-use setups::Site;
 
 /// Descriptors: an idle scenario holds 20,000 in one process.
 const DESCRIPTORS: u64 = 131_072;
+
+/// Before each window: connections open, pools fill.
+const WARMUP: Duration = Duration::from_millis(400);
 
 /// Compares proxy pairs: prints tables, and writes JSON with --json.
 #[derive(Debug, Parser)]
@@ -67,8 +69,11 @@ fn main() -> anyhow::Result<()> {
     raise_descriptors();
     let facts = machine::facts();
     eprintln!("{facts:#}");
-    let results = measure(&arguments, &chosen)?;
-    let heading = heading(&facts);
+    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 3 });
+    let window = arguments.window.unwrap_or(if arguments.quick { 1000 } else { 1500 });
+    let times = Times { warmup: WARMUP, window: Duration::from_millis(window), count: true };
+    let results = rounds::run(&arguments.pairs, &chosen, rounds, times)?;
+    let heading = heading(&facts, &results);
     let tables = report::tables(&results, &chosen, &arguments.pairs);
     let text = format!("{heading}{}{tables}", report::goals::table(&results));
     print!("{text}");
@@ -81,6 +86,7 @@ fn main() -> anyhow::Result<()> {
     if let Some(file) = &arguments.json {
         std::fs::write(file, report::json(&results, &facts))?;
     }
+    anyhow::ensure!(results.failures == 0, "{} measurements failed, see above", results.failures);
     Ok(())
 }
 
@@ -109,91 +115,12 @@ fn choose(arguments: &Arguments) -> anyhow::Result<Vec<&'static Scenario>> {
     Ok(scenarios::ALL.iter().filter(wanted).collect())
 }
 
-fn measure(arguments: &Arguments, chosen: &[&'static Scenario]) -> anyhow::Result<Results> {
-    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 3 });
-    let window = arguments.window.unwrap_or(if arguments.quick { 1000 } else { 1500 });
-    let times = Times { warmup: Duration::from_millis(400), window: Duration::from_millis(window), count: true };
-    let mut results = Results::default();
-    let network = Network::new(&["a", "b"]);
-    let mut site = Site::new(&network);
-    let _application = setups::application(&network)?;
-    if let Err(why) = runner::can_count() {
-        eprintln!("system calls are left out: {why}");
-    }
-    let mut pairs = arguments.pairs.clone();
-    pairs.retain(|name| match setups::missing(name) {
-        None => true,
-        Some(why) => {
-            eprintln!("{name} is left out: {why}");
-            results.left_out.insert((name.clone(), "all".to_owned()), why);
-            false
-        }
-    });
-    for round in 0..rounds {
-        if let Some(warning) = machine::warning(machine::used_by_others()) {
-            eprintln!("round {round}: {warning}");
-        }
-        let now: Vec<&Scenario> = chosen.iter().copied().filter(|s| round == 0 || !s.once()).collect();
-        let times = Times { count: round == 0, ..times };
-        for name in &pairs {
-            let (wanted, not): (Vec<&Scenario>, Vec<&Scenario>) = now.iter().partition(|s| s.left_out(name).is_none());
-            for scenario in not {
-                let why = scenario.left_out(name).unwrap_or_default().to_owned();
-                results.left_out.insert((name.clone(), scenario.name.to_owned()), why);
-            }
-            // Those that need room for many connections have a pair of their own: room costs memory in some proxies.
-            let (few, many): (Vec<&Scenario>, Vec<&Scenario>) =
-                wanted.iter().partition(|s| s.capacity() <= setups::FEW);
-            for group in [few, many] {
-                let Some(capacity) = group.iter().map(|s| s.capacity()).max() else { continue };
-                (site.start, site.capacity) = (site.start + 1, capacity);
-                one_pair(&site, name, round, &group, times, &mut results)?;
-            }
-        }
-        pairs.reverse();
-    }
-    Ok(results)
-}
-
-/// Starts a pair, asks it everything of a group, ends it. A scenario that fails is told and does not end the run.
-fn one_pair(
-    site: &Site<'_>,
-    name: &str,
-    round: usize,
-    group: &[&Scenario],
-    times: Times,
-    results: &mut Results,
-) -> anyhow::Result<()> {
-    let mut pair = setups::start(site, name)?;
-    for scenario in group {
-        let mut sample = match scenario.run(site, &mut pair, times) {
-            Ok(sample) => sample,
-            Err(error) => {
-                eprintln!("round {round} {:<12} {name:<9} FAILED: {error:#}", scenario.name);
-                results.left_out.insert((name.to_owned(), scenario.name.to_owned()), format!("it failed: {error:#}"));
-                continue;
-            }
-        };
-        (sample.scenario, sample.pair, sample.round) = (scenario.name.to_owned(), name.to_owned(), round);
-        sample.values.insert("idle_resident_mb", pair.idle.resident as f64 / 2048.0);
-        sample.values.insert("idle_anonymous_mb", pair.idle.anonymous as f64 / 2048.0);
-        sample.values.insert("ready_millis", pair.ready.as_secs_f64() * 1e3);
-        eprintln!("round {round} {:<12} {name:<9} {} {}", scenario.name, line(&sample), sample.note);
-        results.samples.push(sample);
-    }
-    Ok(())
-}
-
-fn line(sample: &sample::Sample) -> String {
-    let told = sample::ALL.iter().filter_map(|m| Some(format!("{} {:.*}", m.title, m.digits, sample.get(*m)?)));
-    told.collect::<Vec<_>>().join(", ")
-}
-
-fn heading(facts: &serde_json::Value) -> String {
+fn heading(facts: &serde_json::Value, results: &Results) -> String {
     let say = |name: &str| facts[name].as_str().unwrap_or_default().to_owned();
+    let warning = machine::warning(results.others).map(|w| format!("**Mind: {w}.**\n")).unwrap_or_default();
     format!(
         "{}, {} CPUs ({}), kernel {}; nginx {}, HAProxy {}, Envoy {}, Leno {} ({}).\n\
-         Medians of the rounds, lowest and highest in brackets; × is the ratio to the bare relay of the same round.\n",
+         Medians of the rounds, lowest and highest in brackets; × is the ratio to the bare relay of the same round.\n{warning}",
         say("date"),
         facts["cpus"],
         say("cpu"),

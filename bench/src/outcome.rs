@@ -29,6 +29,9 @@ pub struct Outcome {
     pub p999: f64,
     /// What the watched processes used in the window, together.
     pub usage: Usage,
+    /// The same of each, in the order given.
+    #[serde(default)]
+    pub each: Vec<Usage>,
     /// Their memory at its end, together.
     pub memory: Memory,
     /// Share of one CPU that the generator itself used: near 1 it, not the proxies, sets the pace.
@@ -47,7 +50,8 @@ pub struct Window {
     started: Instant,
     begins: Instant,
     ends: Instant,
-    before: Option<(Instant, Usage, Usage)>,
+    /// When the window began, and what each watched process and the generator itself had used by then.
+    before: Option<(Instant, Vec<Usage>, Usage)>,
     /// Latencies in the window.
     pub latencies: Histogram,
     outcome: Outcome,
@@ -86,8 +90,8 @@ impl Window {
         now < self.ends
     }
 
-    fn watched(&self) -> Usage {
-        usage::of(&self.watch).unwrap_or_default()
+    fn watched(&self) -> Vec<Usage> {
+        self.watch.iter().map(|pid| usage::of(&[*pid]).unwrap_or_default()).collect()
     }
 
     /// Something succeeded after this many nanoseconds.
@@ -122,9 +126,10 @@ impl Window {
     pub fn finish(mut self) -> Outcome {
         let now = Instant::now();
         let mut outcome = std::mem::take(&mut self.outcome);
-        if let Some((began, watched, own_before)) = self.before {
+        if let Some((began, watched, own_before)) = self.before.take() {
             outcome.seconds = (now - began).as_secs_f64();
-            outcome.usage = self.watched() - watched;
+            outcome.each = self.watched().into_iter().zip(watched).map(|(after, before)| after - before).collect();
+            outcome.usage = outcome.each.iter().copied().fold(Usage::default(), |sum, one| sum + one);
             outcome.own_share = (own() - own_before).cpu as f64 / 1e9 / outcome.seconds;
         }
         outcome.memory = usage::memory(&self.watch).unwrap_or_default();

@@ -21,9 +21,26 @@ pub struct Results {
     pub samples: Vec<Sample>,
     /// Pair, scenario and why it is missing.
     pub left_out: BTreeMap<(String, String), String>,
+    /// The largest share of the machine that others used at the beginning of a round.
+    pub others: f64,
+    /// How many measurements failed.
+    pub failures: usize,
 }
 
 impl Results {
+    /// Notes why something is missing.
+    pub fn leave_out(&mut self, pair: &str, scenario: &str, why: String) {
+        self.left_out.insert((pair.to_owned(), scenario.to_owned()), why);
+    }
+
+    /// Notes and tells what failed.
+    pub fn fail(&mut self, round: usize, pair: &str, scenario: &str, error: &anyhow::Error) {
+        eprintln!("round {round} {scenario:<12} {pair:<9} FAILED: {error:#}");
+        self.failures += 1;
+        let why = error.to_string().lines().next().unwrap_or_default().to_owned();
+        self.leave_out(pair, scenario, format!("it failed: {why}"));
+    }
+
     /// Values of a pair over the rounds.
     pub fn of(&self, scenario: &str, pair: &str, metric: Metric) -> Option<Spread> {
         Spread::of(
@@ -90,5 +107,8 @@ pub fn json(results: &Results, facts: &Value) -> String {
         .iter()
         .map(|((pair, scenario), why)| json!({"pair": pair, "scenario": scenario, "why": why}))
         .collect();
-    format!("{:#}\n", json!({"machine": facts, "samples": results.samples, "left_out": left_out}))
+    format!(
+        "{:#}\n",
+        json!({"machine": facts, "used_by_others": results.others, "samples": results.samples, "left_out": left_out})
+    )
 }

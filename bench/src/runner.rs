@@ -13,8 +13,8 @@ use crate::setups::{LOAD_CPU, Pair, Site, Speech, own};
 
 /// Beyond its window a load needs this long at most.
 const GRACE: Duration = Duration::from_secs(30);
-/// Length of the separate run in which system calls are counted: counting them slows them down.
-const COUNTING: Duration = Duration::from_millis(500);
+/// Lengths of two separate runs in which system calls are counted: counting them slows them down.
+const COUNTING: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(700)];
 
 /// How long to warm up and to measure, and what besides.
 #[derive(Debug, Clone, Copy)]
@@ -88,8 +88,24 @@ fn system_calls(site: &Site<'_>, pair: &mut Pair, speech: Speech, words: &[&str]
     if can_count().is_err() {
         return Ok(None);
     }
-    // Everything is counted from before the first connection to after the last, and divided by everything that was done.
-    let times = Times { warmup: Duration::ZERO, window: COUNTING, count: false };
+    // perf counts from before the first connection to after the last. What the longer run has more of both is free of that.
+    let mut counted = [(0.0, 0.0); 2];
+    for (place, window) in COUNTING.into_iter().enumerate() {
+        counted[place] = count(site, pair, speech, words, window)?;
+    }
+    let [(short, fewer), (long, more)] = counted;
+    Ok(Some((long - short) / (more - fewer) / 2.0).filter(|each| more > fewer && *each > 0.0))
+}
+
+/// System calls of both proxies, and what was done, from the beginning to the end of one load.
+fn count(
+    site: &Site<'_>,
+    pair: &mut Pair,
+    speech: Speech,
+    words: &[&str],
+    window: Duration,
+) -> anyhow::Result<(f64, f64)> {
+    let times = Times { warmup: Duration::ZERO, window, count: false };
     let load = command(site, pair, speech, words, times)?;
     let file = site.network.folder().join("perf.csv");
     let pids: Vec<String> = pair.pids().iter().map(u32::to_string).collect();
@@ -98,8 +114,8 @@ fn system_calls(site: &Site<'_>, pair: &mut Pair, speech: Speech, words: &[&str]
     perf.arg(load.get_program()).args(load.get_args());
     let told = outcome(perf, times)?;
     let text = std::fs::read_to_string(&file)?;
-    let count = text.lines().find(|l| l.contains("sys_enter")).and_then(|l| l.split(',').next()?.parse::<f64>().ok());
-    Ok(count.filter(|_| told.done_ever > 0).map(|count| count / told.done_ever as f64 / 2.0))
+    let count = text.lines().find(|l| l.contains("sys_enter")).and_then(|l| l.split(',').next()?.parse().ok());
+    Ok((count.with_context(|| format!("perf counted nothing: {text}"))?, told.done_ever as f64))
 }
 
 /// Why system calls cannot be counted here, if so.

@@ -72,6 +72,13 @@ pub const CPU_RATIO: Metric = metric("cpu_ratio", "CPU with / without", 2, false
 /// Changes that the control plane took per second.
 pub const CHANGES: Metric = metric("changes", "changes/s", 0, false);
 
+/// Records of the access log that the log's target was too slow for.
+pub const DROPPED: Metric = metric("dropped_records", "access records dropped", 0, false);
+/// CPU per request of proxy A alone; in the JSON only.
+pub const CPU_NEAR: Metric = metric("near_cpu_micros", "CPU µs each, A", 1, false);
+/// CPU per request of proxy B alone; in the JSON only.
+pub const CPU_FAR: Metric = metric("far_cpu_micros", "CPU µs each, B", 1, false);
+
 /// All there are, in the order of columns.
 pub const ALL: &[Metric] = &[
     RATE,
@@ -97,6 +104,7 @@ pub const ALL: &[Metric] = &[
     ANONYMOUS,
     BUSY,
     GENERATOR,
+    DROPPED,
     ERRORS,
 ];
 
@@ -138,6 +146,10 @@ impl Sample {
         self.set(ERRORS, outcome.errors as f64);
         if outcome.done > 0 {
             self.set(CPU, outcome.usage.cpu as f64 / 1e3 / done / 2.0);
+            if let [far, near] = outcome.each[..] {
+                self.set(CPU_FAR, far.cpu as f64 / 1e3 / done);
+                self.set(CPU_NEAR, near.cpu as f64 / 1e3 / done);
+            }
             self.set(SWITCHES, outcome.usage.switches as f64 / done / 2.0);
             self.set(P50, outcome.p50);
             self.set(P99, outcome.p99);
@@ -145,4 +157,10 @@ impl Sample {
         }
         self.note.clone_from(&outcome.note);
     }
+}
+
+/// All of it on a line.
+pub fn line(sample: &Sample) -> String {
+    let told = ALL.iter().filter_map(|m| Some(format!("{} {:.*}", m.title, m.digits, sample.get(*m)?)));
+    told.collect::<Vec<_>>().join(", ")
 }

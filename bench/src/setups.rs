@@ -127,6 +127,11 @@ impl Pair {
         self.mesh.as_ref()
     }
 
+    /// Records of the access log that were dropped so far, in both proxies.
+    pub fn dropped_records(&self) -> u64 {
+        self.mesh.as_ref().map_or(0, leno::Members::dropped_records)
+    }
+
     /// Forgets what was logged so far: at full speed a disk would fill before the run is over.
     pub fn forget_logs(&self) {
         if let Some(mesh) = &self.mesh {

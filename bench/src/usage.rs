@@ -4,7 +4,7 @@
 //! that ended between two looks takes its share with it; proxies do not end threads under load.
 
 use std::io;
-use std::ops::Sub;
+use std::ops::{Add, Sub};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,13 @@ impl Sub for Usage {
     type Output = Self;
     fn sub(self, before: Self) -> Self {
         Self { cpu: self.cpu.saturating_sub(before.cpu), switches: self.switches.saturating_sub(before.switches) }
+    }
+}
+
+impl Add for Usage {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { cpu: self.cpu + other.cpu, switches: self.switches + other.switches }
     }
 }
 

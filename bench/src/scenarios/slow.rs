@@ -2,7 +2,7 @@
 
 use crate::report::Spread;
 use crate::runner;
-use crate::sample::{CPU, ERRORS, P50, P99, P99_BEFORE, P99_RATIO, P999, RATE, SWITCHES, Sample};
+use crate::sample::{CPU, CPU_FAR, CPU_NEAR, ERRORS, P50, P99, P99_BEFORE, P99_RATIO, P999, RATE, SWITCHES, Sample};
 use crate::setups::{Pair, Site, Speech};
 
 /// Alternating windows: without, with, without, with. A p99 of one window says little on a shared machine.
@@ -38,7 +38,7 @@ pub fn run(site: &Site<'_>, pair: &mut Pair) -> anyhow::Result<Sample> {
     }
     let middle = |values: Vec<f64>| Spread::of(values.into_iter()).map_or(0.0, |s| s.median);
     // Of a single window, and not of what this is about.
-    for metric in [RATE, CPU, SWITCHES, P50, P999] {
+    for metric in [RATE, CPU, CPU_NEAR, CPU_FAR, SWITCHES, P50, P999] {
         sample.values.remove(metric.name);
     }
     sample.set(P99_BEFORE, middle(without));

@@ -101,6 +101,13 @@ impl Members {
         &self.far.state
     }
 
+    /// See [`Pair::dropped_records`].
+    pub fn dropped_records(&self) -> u64 {
+        let pages = [self.far.metrics(ADMIN), self.near.metrics(ADMIN + 1)];
+        let lines = pages.iter().flat_map(|page| page.lines());
+        lines.filter_map(|l| l.strip_prefix("leno_access_log_dropped_total ")?.trim().parse::<u64>().ok()).sum()
+    }
+
     /// See [`Pair::forget_logs`].
     pub fn forget_logs(&self) {
         for log in &self.logs {
