@@ -4,6 +4,7 @@
 
 pub mod chunked;
 mod client;
+mod outbox;
 pub mod parse;
 mod pool;
 pub mod request;

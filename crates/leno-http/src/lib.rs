@@ -22,6 +22,7 @@ pub mod hygiene;
 mod pump;
 pub mod raw;
 pub mod refusal;
+mod room;
 pub mod serve;
 mod spare;
 pub mod tcp;

@@ -114,10 +114,8 @@ fn report(requests: usize) -> String {
 }
 
 /// What one request may allocate, at both proxies together. Four are inside rustls: a record that is sealed and one that is
-/// opened have a vector each, at each end. One is the room of the exchange at the origination, which an idle connection must not
-/// hold, and one or two (tokio moves a large future out of its task in a debug build) are the task of the stream at the
-/// termination.
-const MOST: f64 = 7.0;
+/// opened have a vector each, at each end. One is the task of the stream at the termination.
+const MOST: f64 = 5.0;
 
 #[test]
 fn a_request_in_the_steady_state_allocates_no_more_than_is_known() {
@@ -138,7 +136,8 @@ fn a_request_in_the_steady_state_allocates_no_more_than_is_known() {
     let count = (COUNT.load(Ordering::Relaxed) - before.0) as f64 / REQUESTS as f64;
     let bytes = (BYTES.load(Ordering::Relaxed) - before.1) as f64 / REQUESTS as f64;
     println!("{count:.2} allocations and {bytes:.0} bytes per request at both proxies together");
-    let is_fine = count <= MOST + 0.05;
+    // Less than a half is the proxies' ticks, once a second.
+    let is_fine = count <= MOST + 0.5;
     if is_fine && std::env::var_os("LENO_TRACE_ALLOCATIONS").is_none() {
         return;
     }

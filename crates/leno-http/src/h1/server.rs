@@ -13,13 +13,12 @@
 //! Pipelined requests wait in the socket and in at most one read; answers keep the order of their requests because only one
 //! request is worked on at a time.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use leno_model::Reason;
@@ -27,6 +26,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::outbox::Outbox;
 use super::parse::ParseError;
 use super::request::{self, ParsedRequest};
 use super::send::{SendError, Writer};
@@ -35,6 +35,7 @@ use crate::body::{Body, Frame, InterimSink, Request, Response};
 use crate::head::{BodyLength, Method, ResponseHead, Version};
 use crate::raw::{end_sending, probe_when_silent, reset, with_scratch};
 use crate::refusal::Refusal;
+use crate::room::Room;
 use crate::serve::{DrainWatch, ServerSettings};
 
 /// Bytes read and thrown away so that a connection can be kept, or its last answer arrive, after a body that nobody wanted.
@@ -50,12 +51,12 @@ const EARLY: &str = "bytes sent before the switch of protocols was agreed to";
 /// A handler whose client goes away is dropped. Dropping this future cuts the connection off.
 pub async fn serve<H, F>(io: TcpStream, settings: Rc<ServerSettings>, handler: H, drain: DrainWatch)
 where
-    H: Fn(Request) -> F,
-    F: Future<Output = Result<Response, Refusal>>,
+    H: Fn(Request) -> F + 'static,
+    F: Future<Output = Result<Response, Refusal>> + 'static,
 {
     // Small answers must not wait for the acknowledgement of earlier ones.
     let _ = io.set_nodelay(true);
-    let io = Rc::new(io);
+    let (io, handler) = (Rc::new(io), Rc::new(handler));
     let mut connection = Connection {
         source: Source::new(Rc::clone(&io), Reason::DownstreamReset),
         io,
@@ -69,8 +70,12 @@ where
     };
     loop {
         let after = match connection.next_request().await {
-            // Boxed: the handler's state is by far the largest, and an idle connection must not hold room for it.
-            Ok(Some(parsed)) => Box::pin(connection.exchange(parsed, &handler)).await,
+            // The handler's state is by far the largest, and an idle connection must not hold room for it.
+            Ok(Some(parsed)) => {
+                let (back, after) = Room::of(exchange(connection, parsed, Rc::clone(&handler))).await;
+                connection = back;
+                after
+            }
             Ok(None) => return,
             Err(refusal) => {
                 connection.settings.tell_refused(&refusal);
@@ -87,6 +92,16 @@ where
             }
         }
     }
+}
+
+/// One exchange, which has the connection for its time.
+async fn exchange<H, F>(mut connection: Connection, parsed: ParsedRequest, handler: Rc<H>) -> (Connection, After)
+where
+    H: Fn(Request) -> F,
+    F: Future<Output = Result<Response, Refusal>>,
+{
+    let after = connection.exchange(parsed, &*handler).await;
+    (connection, after)
 }
 
 /// What becomes of the connection after an exchange.
@@ -539,47 +554,6 @@ impl Asked {
 
     fn accepts(&self, status: u16) -> bool {
         if status == 101 { self.is_upgrade } else { self.is_connect }
-    }
-}
-
-/// Interim responses on their way to the client; [`InterimSink`] bounds their number.
-#[derive(Default)]
-struct Outbox {
-    queue: RefCell<VecDeque<ResponseHead>>,
-    waker: RefCell<Option<Waker>>,
-    continued: Cell<bool>,
-}
-
-impl Outbox {
-    fn push(&self, head: ResponseHead) {
-        // One 100 is enough: it may have been sent because the body was asked for before the application's own came.
-        if head.status == 100 && self.continued.replace(true) {
-            return;
-        }
-        self.queue.borrow_mut().push_back(head);
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
-
-    fn clear(&self) {
-        self.queue.borrow_mut().clear();
-        self.waker.take();
-        self.continued.set(false);
-    }
-
-    fn take(&self) -> Option<ResponseHead> {
-        self.queue.borrow_mut().pop_front()
-    }
-
-    fn poll(&self, cx: &mut std::task::Context<'_>) -> Poll<ResponseHead> {
-        match self.take() {
-            Some(head) => Poll::Ready(head),
-            None => {
-                self.waker.replace(Some(cx.waker().clone()));
-                Poll::Pending
-            }
-        }
     }
 }
 

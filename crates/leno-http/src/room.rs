@@ -1,0 +1,108 @@
+//! Places for large futures: one that is done leaves its place to the next of its kind, so that neither an idle connection
+//! holds room for a request nor every request asks the allocator for some.
+
+use std::any::{Any, TypeId};
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// Places that a thread keeps of each kind of future. They are 8 to 9 KB each, so this is what a burst leaves behind.
+const MAX_ROOMS: usize = 32;
+
+/// The free places of one kind, on the heap like what they hold.
+type Free<F> = Vec<Pin<Box<Option<F>>>>;
+
+thread_local! {
+    /// There are two or three kinds in a process: a list is faster than a table.
+    static FREE: RefCell<Vec<(TypeId, Box<dyn Any>)>> = const { RefCell::new(Vec::new()) };
+}
+
+fn with_free<F: 'static, T>(work: impl FnOnce(&mut Free<F>) -> T) -> Option<T> {
+    let of_kind = |free: &RefCell<Vec<(TypeId, Box<dyn Any>)>>| {
+        let mut kinds = free.borrow_mut();
+        let kind = TypeId::of::<F>();
+        let at = kinds.iter().position(|(known, _)| *known == kind).unwrap_or_else(|| {
+            kinds.push((kind, Box::new(Free::<F>::new())));
+            kinds.len() - 1
+        });
+        work(kinds[at].1.downcast_mut().expect("entered under its own type"))
+    };
+    // A thread that ends has no places any more.
+    FREE.try_with(of_kind).ok()
+}
+
+/// A future in its place. Dropping it drops the future.
+pub(crate) struct Room<F: Future + 'static>(Option<Pin<Box<Option<F>>>>);
+
+impl<F: Future + 'static> Room<F> {
+    /// Moves a future into a place that another one has left, or into a new one.
+    pub fn of(future: F) -> Self {
+        let mut place = with_free(Free::<F>::pop).flatten().unwrap_or_else(|| Box::pin(None));
+        place.as_mut().set(Some(future));
+        Self(Some(place))
+    }
+}
+
+impl<F: Future + 'static> Future for Room<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let place = self.get_mut().0.as_mut().expect("taken when dropped");
+        place.as_mut().as_pin_mut().expect("set when made").poll(cx)
+    }
+}
+
+impl<F: Future + 'static> Drop for Room<F> {
+    fn drop(&mut self) {
+        let Some(mut place) = self.0.take() else { return };
+        // Before the list is touched: what the future holds may be a room itself.
+        place.as_mut().set(None);
+        with_free(|free| {
+            if free.len() < MAX_ROOMS {
+                free.push(place);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+    use std::task::Waker;
+
+    use super::*;
+
+    async fn held<T>(value: T) -> T {
+        value
+    }
+
+    #[test]
+    fn a_place_is_used_again_and_holds_nothing_meanwhile() {
+        let watched = Rc::new(7);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut first = Room::of(held(Rc::clone(&watched)));
+        let place = std::ptr::from_ref(&**first.0.as_ref().unwrap());
+        assert_eq!(Pin::new(&mut first).poll(&mut cx), Poll::Ready(Rc::clone(&watched)));
+        drop(first);
+        assert_eq!(Rc::strong_count(&watched), 1);
+        let second = Room::of(held(Rc::clone(&watched)));
+        assert_eq!(std::ptr::from_ref(&**second.0.as_ref().unwrap()), place);
+        drop(second);
+        assert_eq!(Rc::strong_count(&watched), 1, "a future that never ran is dropped, too");
+    }
+
+    /// Free places of the kind of this future.
+    fn free_for<F: 'static>(_: &F) -> usize {
+        with_free::<F, _>(|free| free.len()).unwrap()
+    }
+
+    #[test]
+    fn a_burst_is_given_back() {
+        let rooms: Vec<_> = (0..100_u64).map(|n| Room::of(held(n))).collect();
+        assert_eq!(free_for(&held(0_u64)), 0);
+        drop(rooms);
+        assert_eq!(free_for(&held(0_u64)), MAX_ROOMS);
+        assert_eq!(free_for(&held(0_u32)), 0, "another kind has places of its own");
+    }
+}
