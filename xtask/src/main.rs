@@ -1,9 +1,11 @@
-//! Development tasks: `cargo xtask <tidy | licences | codegen [--check] | docs [--check] | skips>`.
+//! Development tasks: `cargo xtask <tidy | licences | codegen [--check] | docs [--check] | skips |
+//! instructions [--check | --update]>`.
 //!
 //! Each task is a module; this file only dispatches.
 
 mod codegen;
 mod docs;
+mod instructions;
 mod licences;
 mod skips;
 mod tidy;
@@ -27,10 +29,13 @@ fn main() -> ExitCode {
         ["docs"] => docs::run(&root(), false),
         ["docs", "--check"] => docs::run(&root(), true),
         ["licences"] => licences::run(&root()),
+        ["instructions"] => instructions::run(&root(), instructions::Mode::Print),
+        ["instructions", "--check"] => instructions::run(&root(), instructions::Mode::Check),
+        ["instructions", "--update"] => instructions::run(&root(), instructions::Mode::Update),
         ["skips", file] => skips::run(&root(), Path::new(file)),
         _ => {
             eprintln!(
-                "usage: cargo xtask tidy [--update] | licences | codegen [--check] | docs [--check] | skips FILE"
+                "usage: cargo xtask tidy [--update] | licences | codegen [--check] | docs [--check] | skips FILE | instructions [--check | --update]"
             );
             return ExitCode::from(2);
         }
