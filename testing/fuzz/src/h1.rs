@@ -199,6 +199,8 @@ pub(crate) fn same_when_forwarded(head: &RequestHead) {
     expected.version = Version::Http11;
     if head.method == Method::Connect {
         expected.length = BodyLength::None;
+        // Clients differ in whether Host repeats the port; the target says all.
+        expected.authority = expected.target.clone();
     }
     if expected.authority.is_empty() {
         expected.authority = read.authority.clone();
