@@ -272,31 +272,40 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &[Line]) -> io::Result<()> {
-        if self.size >= MAX_FILE {
-            for n in (1..KEPT).rev() {
-                match std::fs::rename(aside(&self.path, n), aside(&self.path, n + 1)) {
-                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                    _ => {}
-                }
-            }
-            std::fs::rename(&self.path, aside(&self.path, 1))?;
-            self.file = open(&self.path)?;
-            self.size = 0;
-        }
+        // First of all: whatever fails below, the entries are kept, and no more of them than that.
         let before = self.unwritten.len();
         self.unwritten.extend(batch.iter().flat_map(|l| l.text.iter().copied()));
-        let outcome = self.file.write_all(&self.unwritten).and_then(|()| self.file.sync_data());
-        if let Err(error) = outcome {
-            // What was written of it comes again, whole.
-            self.file.set_len(self.size)?;
-            if self.unwritten.len() > MAX_UNWRITTEN {
-                self.unwritten.truncate(before);
-                tracing::error!(entries = batch.len(), "entries of the audit log are lost");
+        if self.unwritten.len() > MAX_UNWRITTEN {
+            self.unwritten.truncate(before);
+            tracing::error!(entries = batch.len(), "entries of the audit log are lost");
+        }
+        self.put_aside()?;
+        if let Err(error) = self.file.write_all(&self.unwritten).and_then(|()| self.file.sync_data()) {
+            // What was written of it comes again, whole: behind what could not be taken back on a line of its own.
+            if self.file.set_len(self.size).is_err() && self.unwritten.first() != Some(&b'\n') {
+                self.unwritten.insert(0, b'\n');
             }
             return Err(error);
         }
         self.size += self.unwritten.len() as u64;
         self.unwritten = Vec::new();
+        Ok(())
+    }
+
+    /// Begins a new file if this one is full.
+    fn put_aside(&mut self) -> io::Result<()> {
+        if self.size < MAX_FILE {
+            return Ok(());
+        }
+        for n in (1..KEPT).rev() {
+            match std::fs::rename(aside(&self.path, n), aside(&self.path, n + 1)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        std::fs::rename(&self.path, aside(&self.path, 1))?;
+        self.file = open(&self.path)?;
+        self.size = 0;
         Ok(())
     }
 
@@ -347,6 +356,28 @@ mod tests {
         audit.record(&Principal::Admin, "apply", "Service shop/web", "ok", "").await;
         assert!(audit.problem().is_some_and(|p| p.contains("cannot be written")));
         assert!(audit.ready().await.is_err());
+    }
+
+    /// As when the disk is full for a day: what is kept for it is bounded, also when nothing can be taken back.
+    #[test]
+    fn what_waits_for_a_disk_is_bounded_and_comes_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(FILE_NAME);
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let mut writer =
+            Writer { path: path.clone(), file: full, size: 0, unwritten: Vec::new(), problem: Arc::default() };
+        let line = |text: &str| Line { text: text.as_bytes().to_vec(), written: oneshot::channel().0 };
+        assert!(writer.write(&[line("first\n")]).is_err());
+        for _ in 0..3 {
+            assert!(writer.write(&[line(&"x".repeat(MAX_UNWRITTEN / 2))]).is_err());
+            assert!(writer.unwritten.len() <= MAX_UNWRITTEN + 1, "{}", writer.unwritten.len());
+        }
+        // It is full and cannot be put aside: kept as well.
+        (writer.unwritten, writer.size) = (Vec::new(), MAX_FILE);
+        assert!(writer.write(&[line("kept\n")]).is_err());
+        (writer.file, writer.size) = (open(&path).unwrap(), 0);
+        writer.write(&[line("last\n")]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().trim_start(), "kept\nlast\n");
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use leno_http::StreamError;
 use leno_http::h1::ConnectGuard;
@@ -15,6 +16,8 @@ use leno_sys::ListeningSocket;
 
 use crate::settings::{LocalCallers, ProxySettings};
 
+/// A socket that was somebody else's may be handed over; callers must not make the worker look for it at each request.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Root can read and write everybody's memory: refusing it would protect nothing.
 const ROOT: u32 = 0;
 
@@ -40,8 +43,14 @@ pub fn guard(settings: &ProxySettings) -> ConnectGuard {
 struct Owners {
     users: Vec<u32>,
     supervisor: Option<u32>,
-    /// By port, the listening socket that was found to be of one of the supervisor's programs: looking that up is slow.
-    known: RefCell<HashMap<u16, u64>>,
+    /// By port, the listening socket that was looked up last, and what was found: it means reading all of /proc.
+    known: RefCell<HashMap<u16, Known>>,
+}
+
+struct Known {
+    inode: u64,
+    is_ours: bool,
+    at: Instant,
 }
 
 impl Owners {
@@ -63,13 +72,13 @@ impl Owners {
 
     fn is_ours(&self, port: u16, socket: &ListeningSocket) -> bool {
         let Some(supervisor) = self.supervisor else { return false };
-        if self.known.borrow().get(&port) == Some(&socket.inode) {
-            return true;
+        if let Some(known) = self.known.borrow().get(&port).filter(|k| k.inode == socket.inode)
+            && (known.is_ours || known.at.elapsed() < LOOK_AGAIN)
+        {
+            return known.is_ours;
         }
         let is_ours = leno_sys::pid_of_socket(socket.inode).is_some_and(|pid| leno_sys::is_descendant(pid, supervisor));
-        if is_ours {
-            self.known.borrow_mut().insert(port, socket.inode);
-        }
+        self.known.borrow_mut().insert(port, Known { inode: socket.inode, is_ours, at: Instant::now() });
         is_ours
     }
 }
@@ -106,7 +115,9 @@ mod tests {
         let supervised = owners(&[me + 1], Some(parent));
         assert!(supervised.check(at).is_ok());
         assert_eq!(supervised.known.borrow().len(), 1, "looked up once");
-        assert!(owners(&[me + 1], Some(std::process::id() + 1)).check(at).is_err());
+        let foreign = owners(&[me + 1], Some(std::process::id() + 1));
+        assert!(foreign.check(at).is_err() && foreign.check(at).is_err());
+        assert_eq!(foreign.known.borrow().len(), 1, "nor is it looked up for every caller");
         drop(app);
     }
 

@@ -15,6 +15,7 @@ use leno_model::{AppProtocol, Name};
 
 use super::frame::MAX_HEAD_TEXT;
 use crate::authority::Authority;
+use crate::h1::write::write_decimal;
 use crate::head::{BodyLength, Fields, HeadError, Method, RequestHead, ResponseHead, Version};
 use crate::hygiene;
 
@@ -62,26 +63,12 @@ fn is_word(text: &[u8]) -> bool {
     text.iter().all(|&b| b > b' ' && b != 0x7f)
 }
 
-fn put_number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
 fn put_length(out: &mut Vec<u8>, length: BodyLength) {
     match length {
         BodyLength::None => {}
         BodyLength::Exact(n) => {
             out.extend_from_slice(b" l=");
-            put_number(out, n);
+            write_decimal(out, n);
         }
         BodyLength::Unknown => out.extend_from_slice(b" l=*"),
     }
@@ -102,7 +89,7 @@ fn put_meta(out: &mut Vec<u8>, meta: &StreamMeta) -> Result<(), HeadError> {
     }
     out.extend_from_slice(&meta.service);
     out.push(b' ');
-    put_number(out, u64::from(meta.port));
+    write_decimal(out, u64::from(meta.port));
     out.extend_from_slice(match meta.kind {
         StreamKind::Http => b" http ",
         StreamKind::Tcp => b" tcp ",
@@ -110,11 +97,11 @@ fn put_meta(out: &mut Vec<u8>, meta: &StreamMeta) -> Result<(), HeadError> {
     out.extend_from_slice(meta.protocol.as_str().as_bytes());
     if meta.attempt > 0 {
         out.extend_from_slice(b" a=");
-        put_number(out, u64::from(meta.attempt));
+        write_decimal(out, u64::from(meta.attempt));
     }
     if let Some(deadline) = meta.deadline_ms {
         out.extend_from_slice(b" d=");
-        put_number(out, deadline);
+        write_decimal(out, deadline);
     }
     out.extend_from_slice(b"\r\n");
     Ok(())
@@ -159,7 +146,7 @@ pub fn put_request(out: &mut Vec<u8>, meta: &StreamMeta, head: &RequestHead) -> 
 /// Appends the text of a response's head, interim or final.
 pub fn put_response(out: &mut Vec<u8>, head: &ResponseHead) -> Result<(), HeadError> {
     let from = out.len();
-    put_number(out, u64::from(head.status));
+    write_decimal(out, u64::from(head.status));
     put_length(out, head.length);
     put_upgrade(out, head.upgrade.as_ref())?;
     out.extend_from_slice(b"\r\n");
