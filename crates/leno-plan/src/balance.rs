@@ -95,6 +95,8 @@ fn decay(elapsed: u64) -> f64 {
 #[derive(Debug)]
 struct Slot {
     endpoint: Arc<Endpoint>,
+    /// Its position in the set.
+    place: usize,
     health: Arc<EndpointHealth>,
     load: Rc<Load>,
 }
@@ -130,6 +132,12 @@ impl InFlight {
     #[must_use]
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.slot.endpoint
+    }
+
+    /// Its position in the set that the balancer was made of.
+    #[must_use]
+    pub fn place(&self) -> usize {
+        self.slot.place
     }
 
     /// The endpoint's health, to record the outcome in.
@@ -190,12 +198,13 @@ impl Balancer {
         let mut draws = Draws::new(seed);
         let (mut own, mut other) = (Vec::new(), Vec::new());
         let zones = policy.zone_spill_percent.is_some() && own_zone.is_some();
-        for (endpoint, health) in set.as_slice().iter().zip(health).filter(|(e, _)| e.weight > 0) {
+        let with_health = set.as_slice().iter().zip(health).enumerate();
+        for (place, (endpoint, health)) in with_health.filter(|(_, (e, _))| e.weight > 0) {
             let load = match known.binary_search_by_key(&&endpoint.key, |(key, _)| *key) {
                 Ok(at) => known[at].1.clone(),
                 Err(_) => Rc::default(),
             };
-            let slot = Rc::new(Slot { endpoint: endpoint.clone(), health: health.clone(), load });
+            let slot = Rc::new(Slot { endpoint: endpoint.clone(), place, health: health.clone(), load });
             let near = !zones || endpoint.zone.as_deref() == own_zone;
             if near { own.push(slot) } else { other.push(slot) }
         }

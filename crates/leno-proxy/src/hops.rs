@@ -4,9 +4,9 @@
 //! generation of our own certificate and bundle. After a renewal new streams go over new hops; the generation before it is kept as
 //! a fallback until the next, for peers that have not heard of a new root yet.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use leno_http::StreamError;
@@ -16,6 +16,7 @@ use leno_net::tls::{ALPN_HOP, TlsContext, TlsSession};
 use leno_plan::resilience::Timeouts;
 use leno_telemetry::metrics::Direction;
 
+use crate::outbound::ports::{OutboundPort, Outstanding, Way};
 use crate::worker::Worker;
 
 /// What a hop must not be shared across. There is one local identity per proxy.
@@ -25,6 +26,19 @@ struct HopKey {
     sni: Arc<str>,
     permitted: Arc<[SpiffeId]>,
     generation: u64,
+}
+
+/// The hop by which an endpoint was reached last, kept where the endpoint is: while it stands, no table is asked.
+#[derive(Default)]
+pub struct LastHop(RefCell<Option<(u64, Weak<Connection>)>>);
+
+impl LastHop {
+    /// It, if it was made with this generation of our certificate and bundle and has room for a stream.
+    fn get(&self, generation: u64) -> Option<Rc<Connection>> {
+        let last = self.0.borrow();
+        let (_, hop) = last.as_ref().filter(|(of, _)| *of == generation)?;
+        hop.upgrade().filter(|hop| hop.has_room())
+    }
 }
 
 /// The hops of one worker, in both directions.
@@ -47,6 +61,22 @@ impl Hops {
     #[must_use]
     pub fn registry(&self) -> &Rc<Registry> {
         &self.registry
+    }
+
+    /// A hop to the endpoint that stands and has room: a stream can be opened on it before the next await. `None` says only
+    /// that [`Self::get`] must be asked.
+    #[must_use]
+    pub fn ready(&self, worker: &Worker, state: &OutboundPort, picked: &Outstanding) -> Option<Rc<Connection>> {
+        let generation = worker.generation()?;
+        let last = state.last_hop(picked);
+        if let Some(hop) = last.get(generation) {
+            return Some(hop);
+        }
+        let Way::Hop { address, sni } = state.way(picked)? else { return None };
+        let (sni, permitted) = (Arc::clone(sni), Arc::clone(state.identities()));
+        let hop = self.pool.existing(&HopKey { address, sni, permitted, generation })?;
+        last.0.replace(Some((generation, Rc::downgrade(&hop))));
+        Some(hop)
     }
 
     /// A hop to the workload at `address` on which a stream can be opened before the next await.

@@ -100,6 +100,12 @@ impl Worker {
         self.snapshot.borrow().tls.as_ref().map(|tls| tls.identity().spiffe().clone())
     }
 
+    /// Which certificate and bundle are in force, once there are any.
+    #[must_use]
+    pub fn generation(&self) -> Option<u64> {
+        self.snapshot.borrow().tls.as_ref().map(|tls| tls.generation())
+    }
+
     /// The workload's namespace.
     #[must_use]
     pub fn own_namespace(&self) -> &str {

@@ -112,7 +112,10 @@ async fn send(
     match state.way(picked) {
         Some(Way::Hop { address, sni }) => {
             exchange.facts.upstream = Some(address);
-            let hop = worker.hops.get(worker, address, sni, state.identities(), timeouts).await?;
+            let hop = match worker.hops.ready(worker, state, picked) {
+                Some(hop) => hop,
+                None => worker.hops.get(worker, address, sni, state.identities(), timeouts).await?,
+            };
             exchange.facts.destination = hop.peer().map(|peer| peer.identity.spiffe.clone());
             exchange.set_active();
             let left = |at: Instant| at.saturating_duration_since(Instant::now());

@@ -10,6 +10,7 @@ use leno_plan::balance::{Balancer, InFlight};
 use leno_plan::ejection::{Change, Outcome};
 use leno_plan::{DestinationPlan, Transport};
 
+use crate::hops::LastHop;
 use crate::process::SharedPort;
 use crate::worker::Worker;
 
@@ -24,6 +25,8 @@ pub struct OutboundPort {
     wire_name: Bytes,
     shared: Arc<SharedPort>,
     balancer: Balancer,
+    /// By the endpoint's place.
+    hops: Box<[LastHop]>,
 }
 
 /// How an endpoint is reached.
@@ -59,7 +62,8 @@ impl OutboundPort {
         let before = earlier.map(|e| &e.balancer);
         let balancer = Balancer::new(plan.policy.balance, endpoints, &health, zone, before, worker.random());
         let wire_name = Bytes::from(format!("{}/{}", plan.service.namespace, plan.service.name));
-        Some(Self { plan: Arc::clone(plan), port, wire_name, shared, balancer })
+        let hops = endpoints.as_slice().iter().map(|_| LastHop::default()).collect();
+        Some(Self { plan: Arc::clone(plan), port, wire_name, shared, balancer, hops })
     }
 
     /// Whether this state is of exactly that plan and port.
@@ -90,6 +94,13 @@ impl OutboundPort {
     #[must_use]
     pub fn identities(&self) -> &Arc<[SpiffeId]> {
         &self.plan.identities
+    }
+
+    /// The hop by which the endpoint was reached last. It holds for this plan only, in which address, workload and permitted
+    /// identities cannot change.
+    #[must_use]
+    pub fn last_hop(&self, picked: &Outstanding) -> &LastHop {
+        &self.hops[picked.place()]
     }
 
     /// Chooses an endpoint.

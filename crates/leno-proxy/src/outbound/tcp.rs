@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use tokio::net::TcpStream;
 
 use super::attempts::health_of;
-use super::ports::{OutboundPort, Way};
+use super::ports::{OutboundPort, Outstanding, Way};
 use super::{Call, LocalCaller};
 use crate::exchange::{Exchange, Hold, Subject};
 use crate::live::Class;
@@ -101,7 +101,7 @@ async fn open(
         let Some(body) = bodies.next_attempt() else { return Err(last.map_or_else(none, Into::into)) };
         exchange.facts.attempts = done;
         exchange.facts.endpoint = Some(Arc::clone(&picked.endpoint().key));
-        let outcome = stream(worker, exchange, &call, &state, state.way(&picked), body).await;
+        let outcome = stream(worker, exchange, &call, &state, &picked, body).await;
         let health = outcome.as_ref().map_or_else(|e| health_of(e.reason), |_| Outcome::Success);
         state.learn(worker, &picked, health);
         match outcome {
@@ -175,14 +175,19 @@ async fn stream(
     exchange: &mut Exchange,
     call: &Call,
     state: &OutboundPort,
-    way: Option<Way<'_>>,
+    picked: &Outstanding,
     body: Body,
 ) -> Result<Response, StreamError> {
     let request = Request::new(stream_head(), body);
-    match way {
+    match state.way(picked) {
         Some(Way::Hop { address, sni }) => {
             exchange.facts.upstream = Some(address);
-            let hop = worker.hops.get(worker, address, sni, state.identities(), &call.backend.policy.timeouts).await?;
+            let hop = match worker.hops.ready(worker, state, picked) {
+                Some(hop) => hop,
+                None => {
+                    worker.hops.get(worker, address, sni, state.identities(), &call.backend.policy.timeouts).await?
+                }
+            };
             exchange.facts.destination = hop.peer().map(|peer| peer.identity.spiffe.clone());
             exchange.set_active();
             let meta = StreamMeta {
