@@ -2,7 +2,7 @@
 //! docs/reference/hop.md).
 //!
 //! ```text
-//!   Pool ─▶ Connection::open(meta, request)          serve(…, handler(meta, peer, request))
+//!   Pool ─▶ Connection::begin(meta, head, …)         serve(…, handler(meta, peer, request))
 //!                     │                                              │
 //!                   stream ◀── bodies, heads as text ──▶ stream      │   stream.rs, head_text.rs
 //!                     └──────────── Engine ──────────────┘               state.rs, frame.rs: pure
@@ -28,7 +28,7 @@ use std::time::Duration;
 use leno_model::Reason;
 use leno_net::tls::TlsError;
 
-pub use client::Connection;
+pub use client::{Connection, OpenStream};
 pub use head_text::{StreamKind, StreamMeta};
 pub use pool::{HopFailure, MAX_HOPS_PER_KEY, Pool};
 pub use registry::{HopInfo, Peer, Registry, Stats};

@@ -1,6 +1,7 @@
 //! The origination's end: a connection on which requests are opened.
 
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use leno_model::Reason;
 use leno_net::tls::TlsSession;
@@ -12,7 +13,8 @@ use super::head_text::{StreamMeta, parse_interim, parse_response, put_request};
 use super::registry::{Peer, Registry};
 use super::state::{HeadPart, Side};
 use super::stream::{HopBody, pump};
-use crate::body::{Body, Request, Response};
+use crate::body::{Body, InterimSink, Request, Response};
+use crate::head::{HeadError, RequestHead};
 use crate::refusal::StreamError;
 
 /// A hop to one peer. Dropping the last handle lets the open streams finish and then closes it.
@@ -84,53 +86,86 @@ impl Connection {
         self.shared.closed().await;
     }
 
-    /// Sends a request and waits for its response's head; bodies stream both ways from then on.
-    ///
-    /// The request's body is sent by a task of its own, which ends when the body does, when the peer reads no more, or when
-    /// the stream is broken off. Dropping this future, or the response's body before its end, resets the stream.
+    /// Sends a request and waits for its response's head; bodies stream both ways from then on. As [`Connection::begin`] and
+    /// [`OpenStream::poll_answer`]; dropping this future resets the stream.
     pub async fn open(&self, meta: &StreamMeta, request: Request) -> Result<Response, StreamError> {
         let Request { head, body, interim } = request;
+        let mut stream = self.begin(meta, &head, body)?;
+        drop(head);
+        std::future::poll_fn(|cx| stream.poll_answer(cx, interim.as_ref())).await
+    }
+
+    /// Sends a request. Nothing of it leaves before the end of this turn, so its answer cannot have come when this returns.
+    ///
+    /// A body that is not there as a whole is sent by a task of its own, which ends when the body does, when the peer reads
+    /// no more, or when the stream is broken off.
+    pub fn begin(&self, meta: &StreamMeta, head: &RequestHead, body: Body) -> Result<OpenStream, StreamError> {
         if !self.shared.are_leaves_valid() {
             self.shared.drain();
         }
         let is_end = body.is_end();
-        let key = self.shared.with(|e| e.open(|out| put_request(out, meta, &head), is_end))?;
-        let mut answer = HopBody::new(Rc::clone(&self.shared), key);
-        match body {
-            _ if is_end => {}
-            Body::Full(bytes) => self.shared.with(|e| {
-                e.send_data(key, bytes);
-                e.send_end(key, None);
-            }),
-            body => {
-                let shared = Rc::clone(&self.shared);
-                tokio::task::spawn_local(async move { pump(&shared, key, body).await });
-            }
+        let (key, rest) = self.shared.with(|e| {
+            let key = e.open(|out| put_request(out, meta, head), is_end)?;
+            Ok::<_, StreamError>(match body {
+                _ if is_end => (key, None),
+                Body::Full(bytes) => {
+                    e.send_data(key, bytes);
+                    e.send_end(key, None);
+                    (key, None)
+                }
+                body => (key, Some(body)),
+            })
+        })?;
+        if let Some(body) = rest {
+            let shared = Rc::clone(&self.shared);
+            tokio::task::spawn_local(async move { pump(&shared, key, body).await });
         }
+        Ok(OpenStream { answer: HopBody::new(Rc::clone(&self.shared), key) })
+    }
+}
+
+/// A request that was sent and whose response's head has not been taken yet. A few words, and no future: whoever keeps it
+/// polls it. Dropped before the answer was taken, it resets the stream.
+#[derive(Debug)]
+#[must_use]
+pub struct OpenStream {
+    answer: HopBody,
+}
+
+impl OpenStream {
+    /// Ready with the response once its head is there; what comes before it goes to `interim`. After that the stream belongs
+    /// to the response's body, and there is nothing more to poll for.
+    pub fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        interim: Option<&InterimSink>,
+    ) -> Poll<Result<Response, StreamError>> {
         loop {
-            let part = std::future::poll_fn(|cx| self.shared.with(|e| e.poll_head(key, cx))).await?;
-            let malformed = |e| {
-                let error = StreamError::in_flight(Reason::UpstreamProtocolError, format!("the response's head: {e}"));
-                self.shared.with(|e| e.reset(key, error.reason, false, &error.detail));
-                error
-            };
-            let (text, is_over) = match part {
+            let head = match ready!(self.answer.poll_head(cx))? {
                 HeadPart::Interim(text) => {
-                    let head = parse_interim(&text).map_err(malformed)?;
-                    if let Some(sink) = &interim {
+                    let head = parse_interim(&text).map_err(|e| self.malformed(e))?;
+                    if let Some(sink) = interim {
                         sink.send(head);
                     }
                     continue;
                 }
-                HeadPart::Final(text, is_over) => (text, is_over),
+                HeadPart::Final(text, is_over) => {
+                    if is_over {
+                        self.answer.release();
+                    }
+                    parse_response(&text).map_err(|e| self.malformed(e))?
+                }
             };
-            let head = parse_response(&text).map_err(malformed)?;
-            if is_over {
-                answer.release();
-                return Ok(Response::new(head, Body::Empty));
-            }
-            return Ok(Response::new(head, Body::Hop(answer)));
+            let answer = self.answer.take();
+            let body = if answer.is_over() { Body::Empty } else { Body::Hop(answer) };
+            return Poll::Ready(Ok(Response::new(head, body)));
         }
+    }
+
+    fn malformed(&self, error: HeadError) -> StreamError {
+        let error = StreamError::in_flight(Reason::UpstreamProtocolError, format!("the response's head: {error}"));
+        self.answer.reset(&error);
+        error
     }
 }
 

@@ -6,9 +6,10 @@ use std::task::{Context, Poll, ready};
 
 use super::driver::Shared;
 use super::head_text::put_response;
-use super::state::StreamKey;
+use super::state::{HeadPart, StreamKey};
 use crate::body::{Body, BodyError, Frame, PollFrame};
 use crate::head::ResponseHead;
+use crate::refusal::StreamError;
 
 /// The bytes that the peer sends on one stream.
 ///
@@ -34,6 +35,27 @@ impl HopBody {
             self.release();
         }
         Poll::Ready(frame)
+    }
+
+    /// The next part of the response's beginning.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<HeadPart, StreamError>> {
+        self.shared.with(|e| e.poll_head(self.key, cx))
+    }
+
+    /// Breaks the stream off for a fault of the peer's.
+    pub(super) fn reset(&self, error: &StreamError) {
+        self.shared.with(|e| e.reset(self.key, error.reason, false, &error.detail));
+    }
+
+    /// Whether nothing is left to read.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// The same stream for another owner; this one has nothing to do with it any more.
+    pub(super) fn take(&mut self) -> Self {
+        let is_over = std::mem::replace(&mut self.is_over, true);
+        Self { shared: Rc::clone(&self.shared), key: self.key, is_over }
     }
 
     /// The reader's side is done; further calls do nothing.
