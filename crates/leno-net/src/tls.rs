@@ -13,8 +13,10 @@
 
 mod context;
 mod error;
+mod handshake;
 mod judge;
 mod key_log;
+mod records;
 mod server;
 mod session;
 pub mod stream;

@@ -43,8 +43,7 @@ pub fn seal() -> Box<dyn FnMut()> {
     let (plain, mut wire) = (vec![b'x'; 1024], Vec::with_capacity(4096));
     Box::new(move || {
         wire.clear();
-        client.write(black_box(&plain)).unwrap();
-        client.take_tls(&mut wire);
+        client.seal(black_box(&plain), &mut wire).unwrap();
         black_box(&wire);
     })
 }
@@ -56,8 +55,7 @@ pub fn seal_and_open() -> Box<dyn FnMut()> {
     Box::new(move || {
         wire.clear();
         opened.clear();
-        client.write(black_box(&plain)).unwrap();
-        client.take_tls(&mut wire);
+        client.seal(black_box(&plain), &mut wire).unwrap();
         server.read_tls(&wire, &mut opened).unwrap();
         assert!(opened.len() == 1024);
         black_box(&opened);

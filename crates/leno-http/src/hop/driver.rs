@@ -441,27 +441,23 @@ impl Driver {
             if !inner.unsent.is_empty() && !self.send_unsent(inner)? {
                 return Ok(false);
             }
-            let mut sealed = Ok(());
-            if inner.engine.has_output() {
-                sealed = with_buffer(&PLAIN, |plain| {
+            if !inner.engine.has_output() && !inner.tls.wants_write() {
+                return Ok(false);
+            }
+            let sealed = with_buffer(&SEALED, |sealed| {
+                let result = with_buffer(&PLAIN, |plain| {
                     inner.engine.produce(plain, FLUSH);
-                    inner.tls.write(plain).map_err(io::Error::from)
+                    inner.tls.seal(plain, sealed)
                 });
-            }
-            if !inner.tls.wants_write() {
-                return sealed.map(|()| false);
-            }
-            with_buffer(&SEALED, |sealed| {
-                inner.tls.take_tls(sealed);
                 let sent = self.try_write(sealed)?;
                 if sent < sealed.len() {
                     inner.unsent = sealed[sent..].to_vec();
                     inner.unsent_at = 0;
                 }
-                Ok::<_, io::Error>(())
+                Ok::<_, io::Error>(result)
             })?;
             // A session that failed still has its alert to send, so this comes last.
-            sealed?;
+            sealed.map_err(io::Error::from)?;
         }
         Ok(true)
     }

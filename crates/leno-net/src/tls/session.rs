@@ -6,25 +6,28 @@
 //!                        └────────────┘
 //! ```
 //!
-//! After an error `take_tls` still has the alert to send; nothing else works any more.
+//! The handshake is the TLS library's ([`super::handshake`]); behind it the records are opened and sealed in place
+//! ([`super::records`]). After an error `take_tls` still has the alert to send; nothing else works any more.
 
-use std::io::{BufRead, Write};
+use std::fmt;
 use std::sync::Arc;
 
 use leno_identity::{PeerIdentity, Serial};
 use leno_model::{Reason, SpiffeId};
-use rustls::{ClientConnection, Connection, ServerConnection};
+use rustls::Error;
 use rustls_pki_types::ServerName;
 
 use super::context::{TlsContext, client_config, server_config};
 use super::error::{Role, TlsError};
+use super::handshake::Handshake;
 use super::judge::{Judge, Permitted, Trust};
+use super::records::Records;
 
 /// First byte of every TLS handshake record (RFC 8446 section 5.1): anything else on a mesh port is plaintext.
 const HANDSHAKE_RECORD: u8 = 22;
 
 /// What was negotiated, for status, metrics and captures.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HandshakeInfo {
     /// Always `TLSv1_3`.
     pub version: String,
@@ -34,10 +37,30 @@ pub struct HandshakeInfo {
     pub cipher: String,
 }
 
+enum Stage {
+    Shaking(Box<Handshake>),
+    Open(Box<Records>),
+    /// With the error of it.
+    Failed(Box<Error>),
+}
+
+/// What the handshake found out.
+#[derive(Default)]
+struct Facts {
+    alpn: Option<Box<[u8]>>,
+    sni: Option<Box<str>>,
+    info: HandshakeInfo,
+}
+
 /// A client's or server's end of a mutual TLS connection.
-#[derive(Debug)]
 pub struct TlsSession {
-    connection: Connection,
+    role: Role,
+    stage: Stage,
+    facts: Facts,
+    /// Plaintext that waits for the handshake.
+    early: Vec<u8>,
+    /// Sealed bytes that wait for [`TlsSession::take_tls`].
+    out: Vec<u8>,
     judge: Arc<Judge>,
     local_serial: Serial,
     generation: u64,
@@ -58,9 +81,8 @@ impl TlsSession {
             Trust::Bundle { anchors: context.anchors(), permitted: Permitted::OneOf(permitted), expired_grace_s: 0 };
         let judge = Judge::new(trust, true);
         let config = client_config(Some(context.identity()), context.clock(), judge.clone(), alpn);
-        let connection = ClientConnection::new(Arc::new(config), server_name(sni)?)
-            .map_err(|e| TlsError::from_rustls(&e, None, Role::Client))?;
-        Ok(Self::of(connection.into(), judge, context))
+        let name = server_name(sni)?;
+        Self::new(Role::Client, Handshake::client(config, name), judge, context)
     }
 
     /// A server that demands a certificate of any member; who may do what is the access policy's to say.
@@ -68,87 +90,128 @@ impl TlsSession {
         let trust = Trust::Bundle { anchors: context.anchors(), permitted: Permitted::AnyMember, expired_grace_s: 0 };
         let judge = Judge::new(trust, true);
         let config = server_config(context, judge.clone(), alpn);
-        let connection =
-            ServerConnection::new(Arc::new(config)).map_err(|e| TlsError::from_rustls(&e, None, Role::Server))?;
-        Ok(Self::of(connection.into(), judge, context))
+        Self::new(Role::Server, Handshake::server(config, context.identity().resolver()), judge, context)
     }
 
-    fn of(mut connection: Connection, judge: Arc<Judge>, context: &TlsContext) -> Self {
-        // Bounded by the caller's flow control: a limit here would make `write` partial.
-        connection.set_buffer_limit(None);
-        let local_serial = context.identity().serial().clone();
-        Self { connection, judge, local_serial, generation: context.generation(), started: false, peer_closed: false }
-    }
-
-    fn role(&self) -> Role {
-        if matches!(self.connection, Connection::Client(_)) { Role::Client } else { Role::Server }
+    fn new(
+        role: Role,
+        handshake: Result<Handshake, Error>,
+        judge: Arc<Judge>,
+        context: &TlsContext,
+    ) -> Result<Self, TlsError> {
+        let mut handshake = handshake.map_err(|e| TlsError::from_rustls(&e, None, role))?;
+        let mut out = Vec::new();
+        handshake.advance(&[], &mut Vec::new(), &mut out).map_err(|e| TlsError::from_rustls(&e, None, role))?;
+        Ok(Self {
+            role,
+            stage: Stage::Shaking(Box::new(handshake)),
+            facts: Facts::default(),
+            early: Vec::new(),
+            out,
+            judge,
+            local_serial: context.identity().serial().clone(),
+            generation: context.generation(),
+            started: false,
+            peer_closed: false,
+        })
     }
 
     /// Feeds all of `input`, appends the plaintext to `plain` and returns its length. After an error send what
     /// [`Self::take_tls`] has (an alert) and close.
-    pub fn read_tls(&mut self, mut input: &[u8], plain: &mut Vec<u8>) -> Result<usize, TlsError> {
+    pub fn read_tls(&mut self, input: &[u8], plain: &mut Vec<u8>) -> Result<usize, TlsError> {
         if let (false, Some(&first)) = (self.started, input.first()) {
             self.started = true;
-            if self.role() == Role::Server && first != HANDSHAKE_RECORD {
+            if self.role == Role::Server && first != HANDSHAKE_RECORD {
                 return Err(TlsError::new(Reason::PlaintextRefused, "plaintext was sent to a port for mesh traffic"));
             }
         }
         let before = plain.len();
-        while !input.is_empty() && !self.peer_closed {
-            let taken = self.connection.read_tls(&mut input).map_err(|e| self.failed(&e.to_string()))?;
-            let state = match self.connection.process_new_packets() {
-                Ok(state) => state,
-                Err(error) => return Err(TlsError::from_rustls(&error, self.judge.refusal(), self.role())),
-            };
-            self.peer_closed = state.peer_has_closed();
-            if state.plaintext_bytes_to_read() > 0 {
-                self.drain_plaintext(plain)?;
+        let result = match &mut self.stage {
+            Stage::Open(records) => {
+                let result = records.open(input, plain);
+                self.peer_closed = records.is_closed_by_peer();
+                result
             }
-            if taken == 0 {
-                break;
-            }
+            Stage::Shaking(_) => self.shake(input, plain),
+            Stage::Failed(error) => Err(Error::clone(error)),
+        };
+        match result {
+            Ok(()) => Ok(plain.len() - before),
+            Err(error) => Err(self.failed(error)),
         }
-        Ok(plain.len() - before)
     }
 
-    fn drain_plaintext(&mut self, plain: &mut Vec<u8>) -> Result<(), TlsError> {
-        loop {
-            let mut reader = self.connection.reader();
-            let length = match reader.fill_buf() {
-                Ok([]) => return Ok(()),
-                Ok(chunk) => {
-                    plain.extend_from_slice(chunk);
-                    chunk.len()
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(self.failed(&error.to_string())),
-            };
-            self.connection.reader().consume(length);
+    /// Goes on with the handshake, and with the records if it is complete.
+    fn shake(&mut self, input: &[u8], plain: &mut Vec<u8>) -> Result<(), Error> {
+        let Stage::Shaking(handshake) = &mut self.stage else { return Ok(()) };
+        let progress = handshake.advance(input, plain, &mut self.out)?;
+        self.peer_closed |= progress.is_closed_by_peer;
+        if !progress.is_complete {
+            return Ok(());
         }
+        let state = handshake.state();
+        self.facts = Facts {
+            alpn: state.alpn_protocol().map(Into::into),
+            sni: handshake.sni().map(Into::into),
+            info: HandshakeInfo {
+                version: state.protocol_version().map(|v| format!("{v:?}")).unwrap_or_default(),
+                group: state.negotiated_key_exchange_group().map(|g| format!("{:?}", g.name())).unwrap_or_default(),
+                cipher: state.negotiated_cipher_suite().map(|s| format!("{:?}", s.suite())).unwrap_or_default(),
+            },
+        };
+        // Nothing looks at the error that stands here for the moment.
+        let before = std::mem::replace(&mut self.stage, Stage::Failed(Box::new(Error::HandshakeNotComplete)));
+        let Stage::Shaking(handshake) = before else { return Ok(()) };
+        let (mut records, rest) = handshake.finish()?;
+        records.seal(&std::mem::take(&mut self.early), &mut self.out)?;
+        let result = if self.peer_closed { Ok(()) } else { records.open(&rest, plain) };
+        self.peer_closed |= records.is_closed_by_peer();
+        self.stage = Stage::Open(Box::new(records));
+        result
     }
 
     /// Seals `plain`; while handshaking it is kept until the peer is verified. The caller's flow control bounds it.
     pub fn write(&mut self, plain: &[u8]) -> Result<(), TlsError> {
-        self.connection.writer().write_all(plain).map_err(|e| self.failed(&e.to_string()))
+        let mut out = std::mem::take(&mut self.out);
+        let result = self.seal(plain, &mut out);
+        self.out = out;
+        result
+    }
+
+    /// Appends what [`Self::take_tls`] has and `plain`, sealed: [`Self::write`] without a buffer between.
+    pub fn seal(&mut self, plain: &[u8], sealed: &mut Vec<u8>) -> Result<(), TlsError> {
+        self.take_tls(sealed);
+        match &mut self.stage {
+            Stage::Open(records) => match records.seal(plain, sealed) {
+                Ok(()) => Ok(()),
+                Err(error) => Err(self.failed(error)),
+            },
+            Stage::Shaking(_) => {
+                self.early.extend_from_slice(plain);
+                Ok(())
+            }
+            // There is nobody to read it.
+            Stage::Failed(_) => Ok(()),
+        }
     }
 
     /// Appends the bytes to send: handshake messages, sealed records, alerts.
     pub fn take_tls(&mut self, out: &mut Vec<u8>) {
-        while self.connection.wants_write() {
-            self.connection.write_tls(out).expect("writing to a Vec does not fail");
+        if !self.out.is_empty() {
+            out.append(&mut std::mem::take(&mut self.out));
         }
     }
 
     /// Whether [`Self::take_tls`] has something.
     #[must_use]
     pub fn wants_write(&self) -> bool {
-        self.connection.wants_write()
+        !self.out.is_empty()
     }
 
-    /// Whether the handshake is still running.
+    /// Whether the handshake is still running, or never came to its end.
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
-        self.connection.is_handshaking()
+        matches!(self.stage, Stage::Shaking(_)) || self.facts.info.version.is_empty()
     }
 
     /// The verified peer, once the handshake is complete.
@@ -157,35 +220,32 @@ impl TlsSession {
         if self.is_handshaking() { None } else { self.judge.verdict().map(|v| &v.peer) }
     }
 
-    /// The protocol agreed on by ALPN.
+    /// The protocol agreed on by ALPN, once the handshake is complete.
     #[must_use]
     pub fn alpn(&self) -> Option<&[u8]> {
-        self.connection.alpn_protocol()
+        self.facts.alpn.as_deref()
     }
 
     /// At the server: the label that the client named.
     #[must_use]
     pub fn sni(&self) -> Option<&str> {
-        match &self.connection {
-            Connection::Server(connection) => connection.server_name(),
-            Connection::Client(_) => None,
-        }
+        self.facts.sni.as_deref()
     }
 
-    /// What was negotiated; empty words before the handshake has come so far.
+    /// What was negotiated; empty words before the handshake is complete.
     #[must_use]
     pub fn handshake_info(&self) -> HandshakeInfo {
-        let connection = &self.connection;
-        HandshakeInfo {
-            version: connection.protocol_version().map(|v| format!("{v:?}")).unwrap_or_default(),
-            group: connection.negotiated_key_exchange_group().map(|g| format!("{:?}", g.name())).unwrap_or_default(),
-            cipher: connection.negotiated_cipher_suite().map(|s| format!("{:?}", s.suite())).unwrap_or_default(),
-        }
+        self.facts.info.clone()
     }
 
-    /// Says that we send no more; take_tls has the alert. The peer may go on sending.
+    /// Says that we send no more; take_tls has the alert. The peer may go on sending. Before the handshake is complete there
+    /// is nothing to end, and the end of the socket says as much.
     pub fn close_notify(&mut self) {
-        self.connection.send_close_notify();
+        if let Stage::Open(records) = &mut self.stage
+            && let Err(error) = records.close(&mut self.out)
+        {
+            let _ = self.failed(error);
+        }
     }
 
     /// Whether the peer said that it sends no more. An end of the socket without this is a truncation.
@@ -206,12 +266,26 @@ impl TlsSession {
         self.generation
     }
 
-    fn failed(&self, detail: &str) -> TlsError {
-        let reason = match self.role() {
-            Role::Client => Reason::UpstreamTlsFailed,
-            Role::Server => Reason::MalformedRequest,
-        };
-        TlsError::new(reason, format!("TLS failed: {detail}"))
+    /// The end of the session: the alert is ready, the keys are gone.
+    fn failed(&mut self, error: Error) -> TlsError {
+        match &mut self.stage {
+            Stage::Shaking(handshake) => handshake.last_words(&mut self.out),
+            Stage::Open(records) => records.fail(&error, &mut self.out),
+            Stage::Failed(_) => {}
+        }
+        let failure = TlsError::from_rustls(&error, self.judge.refusal(), self.role);
+        self.stage = Stage::Failed(Box::new(error));
+        failure
+    }
+}
+
+impl fmt::Debug for TlsSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsSession")
+            .field("role", &self.role)
+            .field("is_handshaking", &self.is_handshaking())
+            .field("peer", &self.peer())
+            .finish_non_exhaustive()
     }
 }
 
