@@ -121,9 +121,9 @@ impl SpiffeId {
     /// Namespace and service account, if the path has the workload shape.
     #[must_use]
     pub fn workload_parts(&self) -> Option<(&str, &str)> {
-        let (namespace, account) = self.path().strip_prefix("/ns/")?.split_once("/sa/")?;
-        let plain = |s: &str| !s.is_empty() && !s.contains('/');
-        (plain(namespace) && plain(account)).then_some((namespace, account))
+        let (namespace, rest) = self.path().strip_prefix("/ns/")?.split_once('/')?;
+        let account = rest.strip_prefix("sa/")?;
+        (!namespace.is_empty() && !account.is_empty() && !account.contains('/')).then_some((namespace, account))
     }
 
     /// The namespace, if the path has the workload shape.

@@ -4,6 +4,8 @@
 //! matches and a deny rule with them always does. For the same reason deny rules look at every header value and at the path
 //! with and without its `;` parameters, while allow rules want every value, and the path as it is, to match.
 
+mod index;
+
 use std::sync::Arc;
 
 use leno_model::{SpiffeId, TrustDomain};
@@ -12,6 +14,7 @@ use crate::matching::{HeaderMatch, Literal};
 use crate::path;
 use crate::request::RequestView;
 use crate::route::PathMatch;
+use index::CallerIndex;
 
 /// The policy name in a [`Decision`] that no policy made.
 pub const DEFAULT_POLICY: &str = "default";
@@ -24,6 +27,10 @@ pub struct AccessPlan {
     closed_by: Option<Arc<str>>,
     otherwise: DefaultAccess,
     matches_paths: bool,
+    /// Which deny rules a caller may match.
+    denied: CallerIndex,
+    /// Which allow rules a caller may match.
+    allowed: CallerIndex,
 }
 
 /// What is allowed where no policy says anything.
@@ -62,16 +69,30 @@ pub struct CallerMatch {
     pub service_account: Option<Literal>,
 }
 
+/// A caller's identity, taken apart once per decision.
+struct Caller<'c> {
+    text: &'c str,
+    domain: &'c str,
+    /// Namespace and service account.
+    workload: Option<(&'c str, &'c str)>,
+}
+
+impl<'c> Caller<'c> {
+    fn of(id: &'c SpiffeId) -> Self {
+        Self { text: id.as_str(), domain: id.trust_domain(), workload: id.workload_parts() }
+    }
+}
+
 impl CallerMatch {
-    fn is_match(&self, caller: &SpiffeId) -> bool {
+    fn is_match(&self, caller: &Caller<'_>) -> bool {
         let part = |wanted: &Option<Literal>, is: Option<&str>| match wanted {
             Some(literal) => is.is_some_and(|text| literal.is_match(text)),
             None => true,
         };
-        part(&self.identity, Some(caller.as_str()))
-            && self.trust_domain.as_ref().is_none_or(|d| d.as_str() == caller.trust_domain())
-            && part(&self.namespace, caller.namespace())
-            && part(&self.service_account, caller.service_account())
+        part(&self.service_account, caller.workload.map(|w| w.1))
+            && part(&self.namespace, caller.workload.map(|w| w.0))
+            && self.trust_domain.as_ref().is_none_or(|d| d.as_str() == caller.domain)
+            && part(&self.identity, Some(caller.text))
     }
 }
 
@@ -141,7 +162,8 @@ impl AccessPlan {
         let closed_by = closed_by.or_else(|| allow.first().map(|r| r.policy.clone()));
         let all = deny.iter().chain(&allow);
         let matches_paths = all.flat_map(|r| &r.requests).any(|r| !r.paths.is_empty());
-        Self { deny, allow, closed_by, otherwise, matches_paths }
+        let (denied, allowed) = (CallerIndex::new(&deny), CallerIndex::new(&allow));
+        Self { deny, allow, closed_by, otherwise, matches_paths, denied, allowed }
     }
 
     /// Whether some rule looks at paths, so that they must be normalised (DESIGN section 7).
@@ -160,28 +182,8 @@ impl AccessPlan {
     /// in normal form if [`Self::matches_paths`].
     #[must_use]
     pub fn decide(&self, caller: Option<&SpiffeId>, port: u16, request: Option<&RequestView<'_>>) -> Decision<'_> {
-        let raw = request.map_or(&b""[..], |r| r.path);
-        let decoded = if self.matches_paths { path::decode(raw) } else { raw.into() };
-        let bare = if self.matches_paths { path::without_parameters(&decoded) } else { None };
-        let paths = Paths { decoded: &decoded, bare: bare.as_deref() };
-
-        let denies = |rule: &&AccessRule| {
-            rule.concerns(port)
-                && (rule.from.is_empty() || caller.is_some_and(|c| rule.from.iter().any(|m| m.is_match(c))))
-                && (rule.requests.is_empty()
-                    || request.is_none_or(|view| rule.requests.iter().any(|r| r.denies(view, &paths))))
-        };
-        if let Some(rule) = self.deny.iter().find(denies) {
-            return Decision { allowed: false, policy: &rule.policy };
-        }
-        let allows = |rule: &&AccessRule| {
-            rule.concerns(port)
-                && caller.is_some_and(|c| rule.from.is_empty() || rule.from.iter().any(|m| m.is_match(c)))
-                && (rule.requests.is_empty()
-                    || request.is_some_and(|view| rule.requests.iter().any(|r| r.allows(view, &paths))))
-        };
-        if let Some(rule) = self.allow.iter().find(allows) {
-            return Decision { allowed: true, policy: &rule.policy };
+        if let Some((allowed, rule)) = self.decided_by(caller, port, request) {
+            return Decision { allowed, policy: &rule.policy };
         }
         if let Some(policy) = &self.closed_by {
             return Decision { allowed: false, policy };
@@ -191,6 +193,38 @@ impl AccessPlan {
             DefaultAccess::Deny => false,
         };
         Decision { allowed, policy: DEFAULT_POLICY }
+    }
+
+    /// The first deny rule that matches, else the first allow rule.
+    fn decided_by(
+        &self,
+        caller: Option<&SpiffeId>,
+        port: u16,
+        request: Option<&RequestView<'_>>,
+    ) -> Option<(bool, &AccessRule)> {
+        if self.deny.is_empty() && self.allow.is_empty() {
+            return None;
+        }
+        let raw = request.map_or(&b""[..], |r| r.path);
+        let decoded = if self.matches_paths { path::decode(raw) } else { raw.into() };
+        let bare = if self.matches_paths { path::without_parameters(&decoded) } else { None };
+        let paths = Paths { decoded: &decoded, bare: bare.as_deref() };
+        let caller = caller.map(Caller::of);
+
+        let denies = |rule: &AccessRule| {
+            rule.concerns(port)
+                && (rule.requests.is_empty()
+                    || request.is_none_or(|view| rule.requests.iter().any(|r| r.denies(view, &paths))))
+        };
+        if let Some(rule) = self.denied.first(&self.deny, caller.as_ref(), true, denies) {
+            return Some((false, rule));
+        }
+        let allows = |rule: &AccessRule| {
+            rule.concerns(port)
+                && (rule.requests.is_empty()
+                    || request.is_some_and(|view| rule.requests.iter().any(|r| r.allows(view, &paths))))
+        };
+        self.allowed.first(&self.allow, caller.as_ref(), false, allows).map(|rule| (true, rule))
     }
 }
 

@@ -14,6 +14,7 @@ pub mod destination;
 pub mod ejection;
 pub mod filter;
 pub mod host;
+mod lookup;
 pub mod matching;
 pub mod names;
 pub mod path;

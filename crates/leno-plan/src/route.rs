@@ -3,6 +3,8 @@
 //! `leno-compile` flattens Gateway API rules to entries (one per match) in order of precedence, so that the first entry that
 //! matches is the answer.
 
+mod index;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +16,13 @@ use crate::matching::{HeaderMatch, Pattern, QueryMatch, TextMatch};
 use crate::path::{self, PathError};
 use crate::request::RequestView;
 use crate::resilience::RetryPolicy;
+use index::PathIndex;
 
 /// The name of the rule of a service to which no route is attached, as seen in metrics.
 pub const DIRECT_RULE: &str = "default";
+
+/// Entries that a table may have without an index.
+const FEW: usize = 6;
 
 /// The routes of one service port.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,6 +30,8 @@ pub struct RouteTable {
     rules: Vec<Arc<RouteRule>>,
     entries: Vec<RouteEntry>,
     matches_paths: bool,
+    /// Which entries a path may take; a few entries are compared one by one, which costs less than hashing the path.
+    index: Option<Box<PathIndex>>,
 }
 
 /// One match of one rule.
@@ -317,7 +325,8 @@ impl RouteTable {
     pub fn new(rules: Vec<RouteRule>, mut entries: Vec<RouteEntry>) -> Self {
         entries.retain(|e| e.rule < rules.len());
         let matches_paths = entries.iter().any(|e| e.condition.path.is_some());
-        Self { rules: rules.into_iter().map(Arc::new).collect(), entries, matches_paths }
+        let index = (entries.len() > FEW).then(|| Box::new(PathIndex::new(&entries)));
+        Self { rules: rules.into_iter().map(Arc::new).collect(), entries, matches_paths, index }
     }
 
     /// The table of a service to which no route is attached: everything to itself.
@@ -331,7 +340,11 @@ impl RouteTable {
     #[must_use]
     pub fn choose<'t>(&'t self, request: &RequestView<'_>) -> Option<RouteChoice<'t>> {
         let decoded = if self.matches_paths { path::decode(request.path) } else { request.path.into() };
-        let entry = self.entries.iter().find(|e| e.condition.is_match(request, &decoded))?;
+        let is_match = |entry: &&RouteEntry| entry.condition.is_match(request, &decoded);
+        let entry = match &self.index {
+            None => self.entries.iter().find(is_match)?,
+            Some(index) => &self.entries[index.first(&decoded, |at| is_match(&&self.entries[at as usize]))? as usize],
+        };
         Some(RouteChoice { rule: &self.rules[entry.rule], condition: &entry.condition })
     }
 
