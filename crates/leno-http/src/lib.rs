@@ -13,6 +13,7 @@
 
 pub mod authority;
 pub mod body;
+mod by_address;
 pub mod detect;
 pub mod h1;
 pub mod h2;

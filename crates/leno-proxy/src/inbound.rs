@@ -87,7 +87,7 @@ async fn stages(
         look::normalise_path(&mut request.head, port.access.matches_paths())?;
     }
     decide(peer, meta, exchange, port, &request)?;
-    let shared = worker.process.inbound(&plan.service, meta.port);
+    let shared = worker.served(plan, meta.port);
     let (counter, most) = match meta.kind {
         StreamKind::Http => (&shared.requests, port.limits.max_requests),
         StreamKind::Tcp => (&shared.connections, port.limits.max_connections),

@@ -16,7 +16,7 @@ use leno_http::{DrainSignal, DrainWatch, Refusal, ServerSettings, StreamError};
 use leno_model::names::NameError;
 use leno_model::{NamespacedName, Reason, SpiffeId};
 use leno_plan::resilience::RetryBudget;
-use leno_plan::{DestinationPlan, defaults};
+use leno_plan::{DestinationPlan, InboundPlan, defaults};
 use leno_runtime::{Clock, Random, Scope, SeededRandom, SystemClock};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -27,10 +27,10 @@ use crate::live::LiveTable;
 use crate::outbound::ports::OutboundPort;
 use crate::plain::PlainPool;
 use crate::plane::Side;
-use crate::process::Process;
+use crate::process::{Process, SharedPort};
 use crate::recording::Recording;
 use crate::settings::{ProxySettings, ServedPort};
-use crate::snapshot::{DestinationState, Snapshot, Wish};
+use crate::snapshot::{DestinationState, LastUsed, Snapshot, Wish};
 
 pub use run::run;
 
@@ -59,15 +59,26 @@ pub struct Worker {
     changed: Notify,
     wishes: mpsc::Sender<Wish>,
     /// Which loopback address the application listens on, by its port; no more than there are served ports.
-    app_loopbacks: RefCell<HashMap<u16, IpAddr>>,
+    app_loopbacks: RefCell<Vec<(u16, IpAddr)>>,
     ports: RefCell<HashMap<(NamespacedName, u16), Rc<OutboundPort>>>,
     /// The port used last: most requests go where the one before went.
     last_port: RefCell<Option<Rc<OutboundPort>>>,
+    /// The plan used last and when it was, by the snapshot in force.
+    last_plan: RefCell<Option<(Arc<DestinationPlan>, Arc<LastUsed>)>>,
+    /// The served port that was called last.
+    last_served: RefCell<Option<Served>>,
     /// The service that a hop's stream named last: nearly always the only one.
     last_service: RefCell<Option<NamespacedName>>,
     random: RefCell<SeededRandom>,
     clock: SystemClock,
     telemetry: Recording,
+}
+
+/// What the process shares of one port of one inbound plan.
+struct Served {
+    plan: Arc<InboundPlan>,
+    port: u16,
+    shared: Arc<SharedPort>,
 }
 
 /// The connections of one side, and their drain.
@@ -154,7 +165,7 @@ impl Worker {
 
     /// 127.0.0.1, unless only `[::1]` is listened on. Looked up once, and again after a failure: it costs a system call.
     fn app_loopback(&self, app_port: u16) -> IpAddr {
-        if let Some(known) = self.app_loopbacks.borrow().get(&app_port) {
+        if let Some((_, known)) = self.app_loopbacks.borrow().iter().find(|(port, _)| *port == app_port) {
             return *known;
         }
         let ipv4 = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -165,14 +176,14 @@ impl Worker {
         }
         let only_ipv6 = found.iter().all(|at| at.ip() == IpAddr::V6(Ipv6Addr::LOCALHOST));
         let chosen = if only_ipv6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { ipv4 };
-        self.app_loopbacks.borrow_mut().insert(app_port, chosen);
+        self.app_loopbacks.borrow_mut().push((app_port, chosen));
         chosen
     }
 
     /// The application did not answer: if nobody listens where it did, it may have come back on the other loopback address.
     pub fn app_failed(&self, app_port: u16, error: &StreamError) {
         if error.reason == Reason::ConnectRefused {
-            self.app_loopbacks.borrow_mut().remove(&app_port);
+            self.app_loopbacks.borrow_mut().retain(|(port, _)| *port != app_port);
         }
     }
 
@@ -203,12 +214,22 @@ impl Worker {
     }
 
     fn known_plan(&self, service: &NamespacedName) -> Option<Result<Arc<DestinationPlan>, Refusal>> {
+        // Never 0, which means never used.
+        let now = self.now() / 1_000_000_000 + 1;
+        if let Some((plan, used)) = &*self.last_plan.borrow()
+            && plan.service == *service
+        {
+            used.note(now);
+            return Some(Ok(Arc::clone(plan)));
+        }
         let snapshot = self.snapshot.borrow();
         let destination = snapshot.outbound.get(service)?;
-        // Never 0, which means never used.
-        destination.used.note(self.now() / 1_000_000_000 + 1);
+        destination.used.note(now);
         Some(match &destination.state {
-            DestinationState::Ready(plan) => Ok(Arc::clone(plan)),
+            DestinationState::Ready(plan) => {
+                self.last_plan.replace(Some((Arc::clone(plan), Arc::clone(&destination.used))));
+                Ok(Arc::clone(plan))
+            }
             DestinationState::Missing => {
                 Err(Refusal::new(Reason::UnknownDestination, format!("there is no service {service}")))
             }
@@ -265,9 +286,26 @@ impl Worker {
         Arc::clone(&state.as_ref().unwrap_or(backend).shared().budget)
     }
 
+    /// What the process shares of a served port.
+    #[must_use]
+    pub fn served(&self, plan: &Arc<InboundPlan>, port: u16) -> Arc<SharedPort> {
+        let mut last = self.last_served.borrow_mut();
+        if let Some(served) = &*last
+            && served.port == port
+            && Arc::ptr_eq(&served.plan, plan)
+        {
+            return Arc::clone(&served.shared);
+        }
+        let shared = self.process.inbound(&plan.service, port);
+        *last = Some(Served { plan: Arc::clone(plan), port, shared: Arc::clone(&shared) });
+        shared
+    }
+
     /// Swaps the snapshot, between two events of this thread. What is under way is judged by the new one.
     pub fn swap(&self, next: Arc<Snapshot>) {
         let before = self.snapshot.replace(Arc::clone(&next));
+        self.last_plan.replace(None);
+        self.last_served.replace(None);
         self.changed.notify_waiters();
         crate::inbound::judge_again(self, &next);
         if let Some(tls) = &next.tls

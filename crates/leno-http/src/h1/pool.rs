@@ -3,7 +3,7 @@
 //! The connection that was used last is used first, so that the others can age out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::source::Source;
+use crate::by_address::ByAddress;
 use crate::raw::{read_some, with_scratch};
 
 /// An idle connection and when it must be gone.
@@ -21,7 +22,7 @@ struct Idle {
 
 /// The idle connections of one worker.
 pub(super) struct Pool {
-    idle: RefCell<HashMap<SocketAddr, VecDeque<Idle>>>,
+    idle: RefCell<ByAddress<VecDeque<Idle>>>,
     /// The task that closes what has aged runs.
     is_swept: Cell<bool>,
     lifetime: Duration,

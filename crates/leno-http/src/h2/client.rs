@@ -7,7 +7,6 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -26,6 +25,7 @@ use super::body::{H2Body, Side};
 use super::send::{SendError, send_body};
 use super::{CONNECTION_WINDOW, HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, convert};
 use crate::body::{Body, InterimSink, Request, Response};
+use crate::by_address::ByAddress;
 use crate::h1::ConnectGuard;
 use crate::head::{BodyLength, Method};
 use crate::pump::{Gate, Pump};
@@ -72,7 +72,7 @@ pub struct Client {
 
 struct Inner {
     settings: ClientSettings,
-    slots: RefCell<HashMap<SocketAddr, Slot>>,
+    slots: RefCell<ByAddress<Slot>>,
     /// Told whenever a stream has ended.
     freed: Rc<Notify>,
     is_swept: Cell<bool>,
