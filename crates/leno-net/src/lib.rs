@@ -12,5 +12,6 @@ pub mod listen;
 pub mod tls;
 
 pub use connect::{ConnectError, ConnectOptions, connect};
+pub use leno_sys::shortest_round_trip;
 pub use listen::{ListenError, Listener};
 pub use tls::{HandshakeInfo, Permitted, TlsContext, TlsError, TlsIdentity, TlsSession};

@@ -24,4 +24,4 @@ pub use process::{
     Usage, die_with_parent, effective_uid, is_descendant, open_file_limit, pid_of_socket, raise_open_file_limit,
     send_signal, usage, worker_count,
 };
-pub use socket::{Keepalive, set_keepalive, set_user_timeout};
+pub use socket::{Keepalive, set_keepalive, set_user_timeout, shortest_round_trip};

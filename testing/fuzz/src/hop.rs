@@ -175,6 +175,8 @@ pub fn run(data: &[u8]) {
     }
     assert_eq!((busy.engine.open_streams(), busy.budget.held()), (0, 0), "something was left behind");
     assert!(busy.engine.is_drained());
+    drop(busy.engine);
+    assert_eq!(busy.budget.granted(), 0, "windows grew and never fell back");
 }
 
 /// What our writer makes of a head, the far end's reader takes for the same head. A head that cannot be written is refused

@@ -446,6 +446,12 @@ impl Driver {
             }
             let sealed = with_buffer(&SEALED, |sealed| {
                 let result = with_buffer(&PLAIN, |plain| {
+                    if inner.engine.wants_time() {
+                        inner.engine.tell_time(self.shared.age());
+                        if inner.engine.wants_round_trip() {
+                            inner.engine.tell_round_trip(leno_net::shortest_round_trip(self.writer.as_ref()));
+                        }
+                    }
                     inner.engine.produce(plain, FLUSH);
                     inner.tls.seal(plain, sealed)
                 });

@@ -8,18 +8,32 @@ pub const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes that a peer may send on all streams beyond what slow readers hold; larger than a stream's window, because equal
 /// windows deadlock.
 pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Largest window of a stream: 80 MB/s at a round trip of 100 ms.
+pub const MAX_STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+/// What a connection's window may grow by beyond its streams': as much in flight as one large stream has.
+pub const MAX_CONNECTION_GROWTH: u32 = 8 * 1024 * 1024;
+/// Shorter round trips need no more than the first window: it is 2 Gbit/s over a millisecond.
+pub const LONG_ROUND_TRIP: Duration = Duration::from_millis(1);
+/// A window that is taken within so many round trips is what holds its sender back; one of twice what is on its way is not.
+pub const FAST_ROUND_TRIPS: u32 = 2;
+/// A window that takes more round trips than this is too large: eight times what keeps a link full.
+pub const SLOW_ROUND_TRIPS: u32 = 16;
+/// The round trip is measured no more often than this, and only while there is bulk.
+pub const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Streams that a peer may have open at once (DESIGN section 7).
 pub const MAX_STREAMS: u32 = 1024;
 /// Bytes that a stream's sender may queue: two turns' worth, so that the wire never waits for the sender.
 pub const SEND_QUEUE: usize = 64 * 1024;
 /// Bytes that all hops of a worker may hold for slow readers before their connection windows shrink.
 pub const WORKER_BUDGET: usize = 64 * 1024 * 1024;
+/// Bytes that all windows of a worker may grow by: half of what it may hold.
+pub const WORKER_GROWTH: usize = WORKER_BUDGET / 2;
 /// Bytes of answers (PONG, RESET, WINDOW) owed to a peer that does not read them.
 pub const MAX_OWED: usize = 256 * 1024;
 /// Bytes of heads that may wait for a peer that does not read them before no more streams are opened.
 pub const MAX_QUEUED_HEADS: usize = 1024 * 1024;
-/// What may cross a RESET or STOP: a stream's window of DATA, and some frames that count 1 each.
-pub const LATE_BYTES: u64 = STREAM_WINDOW as u64 + 64;
+/// What may cross a RESET or STOP besides the DATA that the stream's window lets pass: some frames that count 1 each.
+pub const LATE_FRAMES: u64 = 64;
 /// Silence with streams open after which the peer is asked for a sign of life.
 pub const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 /// How long it may take to give it.
@@ -63,23 +77,46 @@ impl Tolerance {
     }
 }
 
-/// Bytes that the hops of one worker hold for slow readers.
+/// Bytes that the hops of one worker hold for slow readers, and what they let their windows grow by.
 #[derive(Debug, Default)]
-pub struct Budget(Cell<usize>);
+pub struct Budget {
+    held: Cell<usize>,
+    granted: Cell<usize>,
+}
 
 impl Budget {
     /// Bytes held.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.0.get()
+        self.held.get()
+    }
+
+    /// Bytes by which windows have grown.
+    #[must_use]
+    pub fn granted(&self) -> usize {
+        self.granted.get()
+    }
+
+    /// Lets a window grow, if that is within what all may grow by.
+    pub(super) fn grant(&self, bytes: usize) -> bool {
+        let granted = self.granted.get() + bytes;
+        let is_within = granted <= WORKER_GROWTH;
+        if is_within {
+            self.granted.set(granted);
+        }
+        is_within
+    }
+
+    pub(super) fn return_grant(&self, bytes: usize) {
+        self.granted.set(self.granted.get().saturating_sub(bytes));
     }
 
     pub(super) fn add(&self, bytes: usize) {
-        self.0.set(self.0.get() + bytes);
+        self.held.set(self.held.get() + bytes);
     }
 
     pub(super) fn sub(&self, bytes: usize) {
-        self.0.set(self.0.get().saturating_sub(bytes));
+        self.held.set(self.held.get().saturating_sub(bytes));
     }
 }
 

@@ -17,6 +17,7 @@ mod send;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -30,10 +31,11 @@ use slab::Slab;
 
 pub use self::send::reason_of;
 use self::stream::{Receiving, Stream, remember};
+use self::window::Growth;
 use super::frame::{self, Hello, Kind};
 use super::head_text::parse_trailers;
 use super::limits::{
-    Budget, CONNECTION_WINDOW, KEEPALIVE_AFTER, KEEPALIVE_WITHIN, LATE_BYTES, MAX_QUEUED_HEADS, MAX_STREAMS,
+    Budget, CONNECTION_WINDOW, KEEPALIVE_AFTER, KEEPALIVE_WITHIN, LATE_FRAMES, MAX_QUEUED_HEADS, MAX_STREAMS,
     STREAM_WINDOW, Tolerance, WORKER_BUDGET,
 };
 use crate::body::{BodyError, Frame, PollFrame};
@@ -160,6 +162,9 @@ pub struct Engine {
     peer: Option<Hello>,
     send_window: i64,
     receive_window: u32,
+    growth: Growth,
+    /// Streams whose readers took half a window, which is given back with the next bytes that leave.
+    credits: Vec<StreamKey>,
     /// Bytes in inboxes.
     held: usize,
     budget: Rc<Budget>,
@@ -168,6 +173,8 @@ pub struct Engine {
     calm: Tolerance,
     resets: Tolerance,
     heard: Duration,
+    /// The newest time that was told.
+    now: Duration,
     pings: u64,
     /// The PING that waits for its answer, and since when.
     ping: Option<(u64, Duration)>,
@@ -202,12 +209,15 @@ impl Engine {
             peer: None,
             send_window: 0,
             receive_window: CONNECTION_WINDOW,
+            growth: Growth::default(),
+            credits: Vec::new(),
             held: 0,
             budget,
             late: 0,
             calm: Tolerance::CALM,
             resets: Tolerance::RESETS,
             heard: Duration::ZERO,
+            now: Duration::ZERO,
             pings: 0,
             ping: None,
             farewell: None,
@@ -296,7 +306,10 @@ impl Engine {
         let is_released = stream.is_released;
         self.open -= u32::from(was_counted);
         if is_released {
-            self.streams.remove(key.index);
+            let grown = self.streams.remove(key.index).growth();
+            if grown > 0 {
+                self.shrunk(grown);
+            }
             self.by_id.remove(&key.id);
             if self.streams.is_empty() {
                 self.shrink();
@@ -329,7 +342,7 @@ impl Engine {
     fn replenish(&mut self) {
         let within = self.budget.held() < WORKER_BUDGET;
         let held = u32::try_from(self.held).unwrap_or(u32::MAX);
-        let target = if within { CONNECTION_WINDOW } else { CONNECTION_WINDOW.saturating_sub(held) };
+        let target = if within { self.growth.connection_window() } else { CONNECTION_WINDOW.saturating_sub(held) };
         if self.receive_window <= target / 2 && self.receive_window < target {
             let more = target - self.receive_window;
             self.receive_window = target;
@@ -355,8 +368,8 @@ impl Engine {
     /// Breaks a stream off and says so to the peer.
     pub fn reset(&mut self, key: StreamKey, reason: Reason, unprocessed: bool, detail: &str) {
         let Some(stream) = self.get(key).filter(|s| !s.is_closed()) else { return };
-        let id = stream.id;
-        self.late = self.late.saturating_add(LATE_BYTES);
+        let (id, late) = (stream.id, u64::from(stream.receive_window) + LATE_FRAMES);
+        self.late = self.late.saturating_add(late);
         self.put_reset(id, reason, unprocessed, detail);
         self.kill(key, StreamError { reason, unprocessed, detail: detail.to_owned().into() });
     }
@@ -380,6 +393,7 @@ impl Engine {
         stream.is_released = true;
         stream.reader = None;
         let is_open = stream.receiving != Receiving::Ended;
+        let late = u64::from(stream.receive_window) + LATE_FRAMES;
         let freed = stream.drop_inbox();
         if freed > 0 {
             self.freed(freed);
@@ -387,7 +401,7 @@ impl Engine {
         match (is_open, side) {
             (true, Side::Origination) => self.reset(key, Reason::DownstreamReset, false, ""),
             (true, Side::Termination) => {
-                self.late = self.late.saturating_add(LATE_BYTES);
+                self.late = self.late.saturating_add(late);
                 self.answer(Kind::Stop, 0, key.id, &[]);
             }
             (false, _) => self.settle(key),
@@ -421,12 +435,7 @@ impl Engine {
             return Poll::Ready(Some(Err(BodyError::new(lost, "the stream is gone"))));
         };
         if let Some(bytes) = stream.inbox.pop() {
-            stream.credit += u32::try_from(bytes.len()).expect("at most a stream's window");
-            if stream.credit >= STREAM_WINDOW / 2 && stream.receiving == Receiving::Open {
-                let more = std::mem::take(&mut stream.credit);
-                stream.receive_window += more;
-                self.answer(Kind::Window, 0, key.id, &more.to_be_bytes());
-            }
+            self.took(key, u32::try_from(bytes.len()).expect("at most a stream's window"));
             self.freed(bytes.len());
             return Poll::Ready(Some(Ok(Frame::Data(bytes))));
         }
@@ -530,10 +539,9 @@ impl Engine {
     /// Looks whether the peer still lives; `now` is the age of the connection. Returns when to look again.
     pub fn tick(&mut self, now: Duration) -> Result<Duration, ProtocolError> {
         if let Some((_, since)) = self.ping {
-            if now >= since + KEEPALIVE_WITHIN {
-                return protocol_error("no sign of life");
-            }
-            return Ok(since + KEEPALIVE_WITHIN);
+            // Whatever comes is a sign of life; the answer may wait behind a slow link's worth of it.
+            let dead = since.max(self.heard) + KEEPALIVE_WITHIN;
+            return if now >= dead { protocol_error("no sign of life") } else { Ok(dead) };
         }
         if self.open > 0 && now >= self.heard + KEEPALIVE_AFTER {
             self.put_ping(now);
@@ -546,5 +554,6 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.budget.sub(self.held);
+        self.budget.return_grant(self.growth.taken());
     }
 }

@@ -8,7 +8,7 @@ use super::stream::{Receiving, Sending, Stream, wake};
 use super::{Accepted, Engine, OURS, ProtocolError, Side, StreamKey, protocol_error};
 use crate::body::MAX_INTERIM;
 use crate::hop::frame::{self, Hello, Kind, MAX_WINDOW};
-use crate::hop::limits::{LATE_BYTES, MAX_OWED, MAX_STREAMS};
+use crate::hop::limits::{LATE_FRAMES, MAX_OWED, MAX_STREAMS, STREAM_WINDOW};
 use crate::refusal::StreamError;
 use crate::spare;
 
@@ -19,6 +19,7 @@ impl Engine {
             return Ok(());
         }
         self.heard = now;
+        self.now = now;
         let mut rest = plain;
         self.complete_partial(&mut rest, now)?;
         while let Some(frame) = frame::take(&mut rest)? {
@@ -134,7 +135,7 @@ impl Engine {
         // Streams that are over for the peer while their handlers still end are few, unless somebody makes them so.
         if self.open >= MAX_STREAMS || self.streams.len() >= 2 * MAX_STREAMS as usize {
             if !frame.is_end() {
-                self.late = self.late.saturating_add(LATE_BYTES);
+                self.late = self.late.saturating_add(u64::from(STREAM_WINDOW) + LATE_FRAMES);
             }
             self.put_reset(id, Reason::RefusedStream, true, "too many streams");
             return Ok(());
@@ -174,6 +175,9 @@ impl Engine {
             return protocol_error("more DATA than the connection's window");
         };
         self.receive_window = left;
+        if left <= self.growth.connection_window() / 2 {
+            self.pace_connection();
+        }
         if length == 0 && !frame.is_end() {
             self.keep_calm(now, "too many empty DATA frames")?;
         }

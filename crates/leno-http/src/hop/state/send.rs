@@ -137,11 +137,14 @@ impl Engine {
 
     /// Whether [`Engine::produce`] would give anything.
     pub fn has_output(&self) -> bool {
-        !self.control.is_empty() || (!self.round.is_empty() && self.send_window > 0)
+        !self.control.is_empty() || !self.credits.is_empty() || (!self.round.is_empty() && self.send_window > 0)
     }
 
     /// Appends what may be sent now, up to about `budget` bytes of DATA.
     pub fn produce(&mut self, out: &mut Vec<u8>, budget: usize) {
+        if !self.credits.is_empty() {
+            self.give_credit();
+        }
         out.extend_from_slice(&self.control);
         // A burst's memory is not kept by an idle connection.
         if self.control.capacity() > 16 * 1024 {

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -72,8 +73,16 @@ pub(super) struct Stream {
     pub trailers: Option<Bytes>,
     /// What we let the peer send.
     pub receive_window: u32,
-    /// Consumed, but not yet given back to the peer.
-    pub credit: u32,
+    /// What that is when nothing is on its way, held, or taken and not given back.
+    pub window: u32,
+    /// Taken by the reader, but not yet given back to the peer. Below 0, what it has to take before anything is: the window
+    /// became smaller by that.
+    pub credit: i64,
+    /// About to be given back.
+    pub is_credited: bool,
+    /// When the window's size was last judged, and what was given back since.
+    pub judged: Option<Duration>,
+    pub taken: u32,
 
     pub reader: Option<Waker>,
     pub writer: Option<Waker>,
@@ -101,7 +110,11 @@ impl Stream {
             head: None,
             trailers: None,
             receive_window,
+            window: receive_window,
             credit: 0,
+            is_credited: false,
+            judged: None,
+            taken: 0,
             reader: None,
             writer: None,
             watcher: None,
