@@ -26,31 +26,40 @@ impl<'a> Authority<'a> {
     /// # Errors
     /// The rule that is broken: user information, zones, empty or zero ports, characters that no host name has.
     pub fn parse(text: &'a [u8]) -> Result<Self, &'static str> {
-        let text = std::str::from_utf8(text).map_err(|_| "host is not ASCII")?;
-        if let Some(rest) = text.strip_prefix('[') {
-            let (host, port) = rest.split_once(']').ok_or("host without the closing bracket")?;
-            host.parse::<Ipv6Addr>().map_err(|_| "host in brackets is no IPv6 address")?;
-            let port = match port.strip_prefix(':') {
-                Some(port) => Some(parse_port(port)?),
-                None if port.is_empty() => None,
-                None => return Err("bytes after the host"),
-            };
-            return Ok(Self { host, port, is_ipv6: true });
+        if text.first() == Some(&b'[') {
+            return Self::parse_ipv6(text);
         }
-        let (host, port) = match text.split_once(':') {
-            Some((host, port)) => (host, Some(parse_port(port)?)),
-            None => (text, None),
+        let end = host_end(text)?;
+        let port = match text.get(end + 1..) {
+            Some(port) => Some(parse_port(port)?),
+            None => None,
         };
-        if host.is_empty() || host.len() > MAX_HOST {
-            return Err("host is empty or too long");
-        }
-        if !host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')) {
-            return Err("invalid character in the host");
-        }
-        if host.starts_with('.') || host.contains("..") {
-            return Err("empty label in the host");
-        }
+        let host = std::str::from_utf8(&text[..end]).expect("these characters are ASCII");
         Ok(Self { host, port, is_ipv6: false })
+    }
+
+    /// Whether [`Authority::parse`] accepts it.
+    ///
+    /// # Errors
+    /// As [`Authority::parse`].
+    pub fn check(text: &[u8]) -> Result<(), &'static str> {
+        if text.first() == Some(&b'[') {
+            return Authority::parse_ipv6(text).map(|_| ());
+        }
+        let end = host_end(text)?;
+        text.get(end + 1..).map_or(Ok(()), |port| parse_port(port).map(|_| ()))
+    }
+
+    fn parse_ipv6(text: &'a [u8]) -> Result<Self, &'static str> {
+        let text = std::str::from_utf8(&text[1..]).map_err(|_| "host is not ASCII")?;
+        let (host, port) = text.split_once(']').ok_or("host without the closing bracket")?;
+        host.parse::<Ipv6Addr>().map_err(|_| "host in brackets is no IPv6 address")?;
+        let port = match port.strip_prefix(':') {
+            Some(port) => Some(parse_port(port.as_bytes())?),
+            None if port.is_empty() => None,
+            None => return Err("bytes after the host"),
+        };
+        Ok(Self { host, port, is_ipv6: true })
     }
 
     /// The host as everything else knows it: lower case, without the trailing dot; IPv6 in RFC 5952 form.
@@ -75,11 +84,48 @@ impl<'a> Authority<'a> {
     }
 }
 
-fn parse_port(text: &str) -> Result<u16, &'static str> {
-    if text.is_empty() || text.len() > 5 || !text.bytes().all(|b| b.is_ascii_digit()) {
+/// What may be in a name; else 0.
+static IN_NAMES: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0_u8;
+    while byte < 0x80 {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
+            table[byte as usize] = IN_LABEL;
+        }
+        byte += 1;
+    }
+    table[b'.' as usize] = DOT;
+    table
+};
+const IN_LABEL: u8 = 1;
+const DOT: u8 = 2;
+
+/// Where a name or an IPv4 address ends, with a colon or the text.
+fn host_end(text: &[u8]) -> Result<usize, &'static str> {
+    // What stands at the start counts as behind a dot, so that no label is empty but the last one.
+    let (mut previous, mut end) = (DOT, 0);
+    for byte in text {
+        let class = IN_NAMES[usize::from(*byte)];
+        // Two dots, or a byte that no name has.
+        if class & !(previous & DOT) == 0 {
+            match byte {
+                b':' => break,
+                b'.' => return Err("empty label in the host"),
+                _ => return Err("invalid character in the host"),
+            }
+        }
+        previous = class;
+        end += 1;
+    }
+    if end == 0 || end > MAX_HOST { Err("host is empty or too long") } else { Ok(end) }
+}
+
+fn parse_port(text: &[u8]) -> Result<u16, &'static str> {
+    if text.is_empty() || text.len() > 5 || !text.iter().all(u8::is_ascii_digit) {
         return Err("invalid port");
     }
-    text.parse().ok().filter(|port| *port != 0).ok_or("invalid port")
+    let number = text.iter().fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
+    u16::try_from(number).ok().filter(|port| *port != 0).ok_or("invalid port")
 }
 
 #[cfg(test)]
@@ -97,6 +143,7 @@ mod tests {
             ("a_b-c", "a_b-c", None),
         ] {
             let parsed = Authority::parse(given.as_bytes()).unwrap();
+            assert_eq!(Authority::check(given.as_bytes()), Ok(()));
             assert_eq!((parsed.canonical_host().as_ref(), parsed.port), (host, port), "{given}");
         }
     }
@@ -132,6 +179,7 @@ mod tests {
             "a#b",
         ] {
             assert!(Authority::parse(bad.as_bytes()).is_err(), "{bad:?}");
+            assert!(Authority::check(bad.as_bytes()).is_err(), "{bad:?}");
         }
         assert!(Authority::parse(b"\xff").is_err());
         assert!(Authority::parse("a".repeat(255).as_bytes()).is_err());

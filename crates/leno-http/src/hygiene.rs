@@ -1,19 +1,36 @@
 //! Header hygiene: what ends at a proxy and what nobody may forge (RFC 9110 section 7.6.1; BAD_INPUTS 5 and 6).
 
 use crate::head::Fields;
+use crate::known::{Known, NameSet};
 
 /// Fields that concern one connection only and are never passed on. `te` is treated apart, because gRPC needs
 /// `te: trailers` to arrive; framing fields become [`crate::BodyLength`].
-const HOP_BY_HOP: [&str; 8] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-];
+pub const HOP_BY_HOP: NameSet = NameSet::of(&[
+    Known::Connection,
+    Known::KeepAlive,
+    Known::ProxyConnection,
+    Known::ProxyAuthenticate,
+    Known::ProxyAuthorization,
+    Known::TransferEncoding,
+    Known::Upgrade,
+    Known::Http2Settings,
+]);
+
+/// Fields that may not be in a head between two proxies, nor come from one to a writer of HTTP/1: what frames a message, names its
+/// host or is for one connection is in a head's own members, and a second opinion about it is how requests are smuggled.
+pub const OWNED_BY_WRITERS: NameSet = HOP_BY_HOP.with(Known::Host).with(Known::Expect).with(Known::ContentLength);
+
+/// Trailers that must not be merged or forwarded (RFC 9110 section 6.5.1): framing, routing and the hop-by-hop fields.
+pub const FORBIDDEN_IN_TRAILERS: NameSet = HOP_BY_HOP.or(NameSet::of(&[
+    Known::Te,
+    Known::Host,
+    Known::ContentLength,
+    Known::Trailer,
+    Known::Expect,
+    Known::Authorization,
+    Known::Cookie,
+    Known::SetCookie,
+]));
 
 /// Fields that `connection` cannot remove although it names them: a caller could otherwise hide from the application
 /// what a proxy on the way has decided on (RFC 9110 section 7.6.1 forbids such options anyway).
@@ -30,35 +47,23 @@ const NOT_REMOVABLE: [&str; 10] = [
     "cache-control",
 ];
 
-/// Prefix of the fields that only Leno writes.
-const INTERNAL_PREFIX: &[u8] = b"leno-";
-/// Speaks of the caller's certificate; believed only when a proxy wrote it.
-const CLIENT_CERTIFICATE: &[u8] = b"x-forwarded-client-cert";
-
 /// Whether a field of that name always ends here (the fixed list; `te` and what `connection` names come on top).
 #[must_use]
 pub fn is_hop_by_hop(name: &[u8]) -> bool {
-    // The lengths of the list; most names are through with it here.
-    matches!(name.len(), 7 | 10 | 14 | 16..=19) && HOP_BY_HOP.iter().any(|k| name.eq_ignore_ascii_case(k.as_bytes()))
+    HOP_BY_HOP.has(Known::of(name))
 }
 
-/// Whether a field may not be in a head between two proxies, nor come from one to a writer of HTTP/1: what frames a message, names
-/// its host or is for one connection is in a head's own members, and a second opinion about it is how requests are smuggled.
+/// Whether a field of that name is in [`OWNED_BY_WRITERS`].
 #[must_use]
 pub fn is_owned_by_writers(name: &[u8]) -> bool {
-    match name.len() {
-        4 => name.eq_ignore_ascii_case(b"host"),
-        6 => name.eq_ignore_ascii_case(b"expect"),
-        14 => name.eq_ignore_ascii_case(b"content-length") || is_hop_by_hop(name),
-        _ => is_hop_by_hop(name),
-    }
+    OWNED_BY_WRITERS.has(Known::of(name))
 }
 
-/// Appends the lines of `fields` without those that `unwanted` points at, which readers have kept out already.
-pub(crate) fn write_lines(fields: &Fields, unwanted: fn(&[u8]) -> bool, out: &mut Vec<u8>) {
-    if fields.iter().any(|(name, _)| unwanted(name)) {
+/// Appends the lines of `fields` without those of the kinds in `unwanted`, which readers have kept out already.
+pub(crate) fn write_lines(fields: &Fields, unwanted: NameSet, out: &mut Vec<u8>) {
+    if fields.names().meets(unwanted) {
         let mut clean = fields.clone();
-        clean.remove_if(|name, _| unwanted(name));
+        clean.remove_all(unwanted);
         clean.write_lines(out);
     } else {
         fields.write_lines(out);
@@ -73,31 +78,20 @@ pub fn strip_hop_by_hop(fields: &mut Fields) {
         .filter(|n| !n.eq_ignore_ascii_case(b"te"))
         .map(<[u8]>::to_vec)
         .collect();
-    let takes_trailers = fields.contains("te") && fields.list("te").any(|v| v.eq_ignore_ascii_case(b"trailers"));
-    let plain_trailers = takes_trailers && fields.get_all("te").all(|v| v.eq_ignore_ascii_case(b"trailers"));
-    fields.remove_if(|name, _| {
-        is_hop_by_hop(name)
-            || (!plain_trailers && name.eq_ignore_ascii_case(b"te"))
-            || named.iter().any(|n| name.eq_ignore_ascii_case(n))
-    });
+    let takes_trailers = fields.list("te").any(|v| v.eq_ignore_ascii_case(b"trailers"));
+    let plain_trailers = takes_trailers && fields.values(Known::Te).all(|v| v.eq_ignore_ascii_case(b"trailers"));
+    fields.remove_all(if plain_trailers { HOP_BY_HOP } else { HOP_BY_HOP.with(Known::Te) });
+    if !named.is_empty() {
+        fields.remove_if(|name, _| named.iter().any(|n| name.eq_ignore_ascii_case(n)));
+    }
     if takes_trailers && !plain_trailers {
         fields.append("te", b"trailers");
     }
 }
 
-/// Removes what only proxies may say (`leno-*`, `x-forwarded-client-cert`) from what an application sent. An underscore counts
-/// as a hyphen: CGI and its heirs (WSGI, PHP) give `leno_source_identity` and `leno-source-identity` to the application as one
-/// variable.
+/// Removes what only proxies may say ([`Known::Internal`]) from what an application sent.
 pub fn strip_internal(fields: &mut Fields) {
-    fields.remove_if(|name, _| {
-        (name.len() == CLIENT_CERTIFICATE.len() && begins_alike(name, CLIENT_CERTIFICATE))
-            || begins_alike(name, INTERNAL_PREFIX)
-    });
-}
-
-fn begins_alike(name: &[u8], start: &[u8]) -> bool {
-    let alike = |(a, b): (&u8, &u8)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-');
-    name.len() >= start.len() && name.iter().zip(start).all(alike)
+    fields.remove_all(NameSet::of(&[Known::Internal]));
 }
 
 /// Whether none of the protocols in the list of an `upgrade` is one that would hide requests from whoever only sees bytes from
@@ -110,13 +104,10 @@ pub fn may_switch_to(protocols: &[u8]) -> bool {
     })
 }
 
-/// Whether a trailer of that name must not be merged or forwarded (RFC 9110 section 6.5.1): framing, routing and the
-/// hop-by-hop fields.
+/// Whether a trailer of that name is in [`FORBIDDEN_IN_TRAILERS`].
 #[must_use]
 pub fn forbidden_in_trailers(name: &[u8]) -> bool {
-    let listed = |list: &[&str]| list.iter().any(|k| name.eq_ignore_ascii_case(k.as_bytes()));
-    listed(&HOP_BY_HOP)
-        || listed(&["te", "host", "content-length", "trailer", "expect", "authorization", "cookie", "set-cookie"])
+    FORBIDDEN_IN_TRAILERS.has(Known::of(name))
 }
 
 #[cfg(test)]
@@ -146,12 +137,15 @@ mod tests {
     }
 
     #[test]
-    fn every_hop_by_hop_field_is_known_by_its_length() {
-        for name in HOP_BY_HOP {
-            assert!(is_hop_by_hop(name.to_ascii_uppercase().as_bytes()), "{name}");
+    fn who_owns_which_names() {
+        for name in ["Connection", "keep-alive", "UPGRADE", "proxy-connection", "Transfer-Encoding", "HTTP2-Settings"] {
+            assert!(is_hop_by_hop(name.as_bytes()) && is_owned_by_writers(name.as_bytes()), "{name}");
         }
-        for name in ["Host", "EXPECT", "Content-Length", "Connection", "HTTP2-Settings"] {
-            assert!(is_owned_by_writers(name.as_bytes()), "{name}");
+        for name in ["proxy-authenticate", "Proxy-Authorization"] {
+            assert!(is_hop_by_hop(name.as_bytes()), "{name}");
+        }
+        for name in ["Host", "EXPECT", "Content-Length"] {
+            assert!(is_owned_by_writers(name.as_bytes()) && !is_hop_by_hop(name.as_bytes()), "{name}");
         }
         for name in ["te", "accept", "content-type", "x-host"] {
             assert!(!is_owned_by_writers(name.as_bytes()), "{name}");
@@ -160,7 +154,9 @@ mod tests {
 
     #[test]
     fn framing_is_no_trailer() {
-        assert!(forbidden_in_trailers(b"Content-Length") && forbidden_in_trailers(b"transfer-encoding"));
+        for name in ["Content-Length", "transfer-encoding", "te", "trailer", "Set-Cookie", "cookie", "authorization"] {
+            assert!(forbidden_in_trailers(name.as_bytes()), "{name}");
+        }
         assert!(!forbidden_in_trailers(b"grpc-status"));
     }
 }

@@ -15,11 +15,14 @@ pub mod authority;
 pub mod body;
 mod by_address;
 pub mod detect;
+mod fields;
 pub mod h1;
 pub mod h2;
 pub mod head;
 pub mod hop;
 pub mod hygiene;
+pub mod known;
+mod lines;
 mod pump;
 pub mod raw;
 pub mod refusal;
@@ -30,6 +33,7 @@ pub mod tcp;
 
 pub use body::{Body, BodyError, BodyStream, Frame, InterimSink, Request, Response};
 pub use head::{BodyLength, Fields, HeadError, Method, RequestHead, ResponseHead, Version};
+pub use known::{Known, NameSet};
 pub use refusal::{Refusal, StreamError};
 pub use serve::{DrainSignal, DrainWatch, ServerEvents, ServerSettings};
 

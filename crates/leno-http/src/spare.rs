@@ -70,6 +70,7 @@ where
     }
 
     /// Before the first element: memory from the stock.
+    #[inline]
     pub fn prepare(&mut self) {
         if self.0.capacity() == 0
             && let Some(spare) = take()

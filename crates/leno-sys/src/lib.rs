@@ -1,7 +1,7 @@
-//! What only the operating system can say or do; the one crate with `unsafe`.
+//! What only the operating system or the processor can say or do; the one crate with `unsafe`.
 //!
 //! *Owns*: who is behind a local connection, who listens on a port, handing file descriptors over, locks, limits,
-//! addresses, socket options, signals to processes.
+//! addresses, socket options, signals to processes, classes of sixteen bytes at once.
 //!
 //! *Must not know*: tasks, policies, TLS, what a connection is for.
 //!
@@ -11,6 +11,7 @@ pub mod addresses;
 pub mod allocation;
 pub mod diag;
 pub mod fds;
+pub mod lanes;
 pub mod lock;
 pub mod process;
 mod procnet;

@@ -50,19 +50,43 @@ impl RemoteSpan {
     }
 }
 
-/// Lower-case hexadecimal digits only (section 3.2.1).
-fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    let digit = |b: u8| match b {
-        b'0'..=b'9' => Some(b - b'0'),
-        b'a'..=b'f' => Some(b - b'a' + 10),
-        _ => None,
-    };
-    let mut out = [0; N];
-    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+/// The value of each lower-case hexadecimal digit (section 3.2.1), else [`NO_DIGIT`].
+static DIGIT_VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[DIGITS[value] as usize] = value as u8;
+        value += 1;
     }
-    (text.len() == 2 * N).then_some(out)
+    values
+};
+/// Has bits that no digit has.
+const NO_DIGIT: u8 = 0xf0;
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    let (pairs, []) = text.as_chunks::<2>() else { return None };
+    let pairs: &[[u8; 2]; N] = pairs.try_into().ok()?;
+    // Errors are gathered, so that there is no branch for each digit.
+    let (mut out, mut wrong) = ([0; N], 0);
+    for (byte, [high, low]) in out.iter_mut().zip(pairs) {
+        let (high, low) = (DIGIT_VALUES[usize::from(*high)], DIGIT_VALUES[usize::from(*low)]);
+        wrong |= high | low;
+        *byte = high << 4 | low;
+    }
+    (wrong & NO_DIGIT == 0).then_some(out)
 }
+
+/// The two digits of each byte.
+static PAIRS: [[u8; 2]; 256] = {
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 /// The proxy's own span of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,19 +118,19 @@ impl fmt::Debug for RequestId {
 }
 
 impl Span {
-    /// A span below the caller's, or the first of a new trace. `random` is uniform; its first word makes the span id, the
-    /// others a new trace id.
+    /// A span below the caller's, or the first of a new trace. What `random` gives is uniform; it makes the span id and, where
+    /// there is none, the trace id.
     #[must_use]
-    pub fn child_of(remote: Option<&RemoteSpan>, random: [u64; 3]) -> Self {
+    pub fn child_of(remote: Option<&RemoteSpan>, mut random: impl FnMut() -> u64) -> Self {
         // Zero means absent, so it is never used.
-        let span_id = random[0].max(1).to_be_bytes();
+        let span_id = random().max(1).to_be_bytes();
         match remote {
             Some(remote) => {
                 let parent = Some(remote.span_id);
                 Self { trace_id: remote.trace_id, span_id, parent, sampled: remote.sampled }
             }
             None => {
-                let trace_id = (u128::from(random[1]) << 64 | u128::from(random[2])).max(1).to_be_bytes();
+                let trace_id = (u128::from(random()) << 64 | u128::from(random())).max(1).to_be_bytes();
                 Self { trace_id, span_id, parent: None, sampled: false }
             }
         }
@@ -127,12 +151,10 @@ impl Span {
     /// The value of `traceparent` to send on.
     #[must_use]
     pub fn traceparent(&self) -> [u8; 55] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut out = [b'-'; 55];
         let mut put = |at: usize, bytes: &[u8]| {
-            for (n, b) in bytes.iter().enumerate() {
-                out[at + 2 * n] = DIGITS[usize::from(b >> 4)];
-                out[at + 2 * n + 1] = DIGITS[usize::from(b & 15)];
+            for (pair, byte) in out[at..].as_chunks_mut().0.iter_mut().zip(bytes) {
+                *pair = PAIRS[usize::from(*byte)];
             }
         };
         put(0, &[0]);
@@ -245,11 +267,11 @@ mod tests {
     #[test]
     fn spans_keep_trace_and_flag() {
         let remote = parse(&[GOOD]).unwrap();
-        let span = Span::child_of(Some(&remote), [0xabc, 0, 0]);
+        let span = Span::child_of(Some(&remote), || 0xabc);
         let sent = String::from_utf8(span.traceparent().to_vec()).unwrap();
         assert_eq!(sent, "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000abc-01");
         assert_eq!(span.parent, Some(remote.span_id));
-        let fresh = Span::child_of(None, [0, 0, 0]);
+        let fresh = Span::child_of(None, || 0);
         assert!(parse(&[std::str::from_utf8(&fresh.traceparent()).unwrap()]).is_some(), "never zero");
         assert!(!fresh.sampled);
         assert_ne!(span.sibling(7).span_id, span.span_id);
@@ -277,7 +299,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_sent_is_read_back(random in any::<[u64; 3]>(), sampled in any::<bool>()) {
-            let span = Span { sampled, ..Span::child_of(None, random) };
+            let mut words = random.into_iter();
+            let span = Span { sampled, ..Span::child_of(None, || words.next().expect("three words make a span")) };
             let back = RemoteSpan::parse([&span.traceparent()[..]]).unwrap();
             prop_assert_eq!((back.trace_id, back.span_id, back.sampled), (span.trace_id, span.span_id, sampled));
         }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use leno_http::h1::chunked::{Decoder, Event};
-use leno_http::h1::parse::HeadScanner;
+use leno_http::h1::parse::{HeadScanner, WholeHead};
 use leno_http::h1::response::{Asked, ResponseBody};
 use leno_http::h1::{request, response, write};
 use leno_http::{BodyLength, Method, RequestHead, ResponseHead, Version};
@@ -98,12 +98,13 @@ impl Reader {
                         self.data(&data);
                         true
                     }
-                    Ok(Some(Event::End(block, spans))) => {
-                        for span in spans {
-                            assert!(block[span.name].iter().all(|b| b.is_ascii_graphic()), "a name is a token");
-                            let _ = &block[span.value];
+                    Ok(Some(Event::End(trailers))) => {
+                        for (name, _) in trailers.iter() {
+                            assert!(name.iter().all(|b| b.is_ascii_graphic()), "a name is a token");
                         }
-                        self.seen.push(Seen::Trailers(block.to_vec()));
+                        let mut lines = Vec::new();
+                        trailers.write_lines(&mut lines);
+                        self.seen.push(Seen::Trailers(lines));
                         self.body = Body::None;
                         true
                     }
@@ -133,13 +134,13 @@ impl Reader {
             Ok(Some(range)) => range,
             Err(_) => return self.refuse(),
         };
-        let block = self.pending.split_to(range.end).freeze().slice(range.start..);
-        self.scanner = HeadScanner::default();
-        if self.is_request { self.request(&block) } else { self.response(&block) }
+        let block = self.pending.split_to(range.end).freeze();
+        let head = std::mem::take(&mut self.scanner).into_head(block);
+        if self.is_request { self.request(head) } else { self.response(head) }
     }
 
-    fn request(&mut self, block: &Bytes) -> bool {
-        let Ok(parsed) = request::parse(block) else { return self.refuse() };
+    fn request(&mut self, head: WholeHead) -> bool {
+        let Ok(parsed) = request::read(head) else { return self.refuse() };
         same_when_forwarded(&parsed.head);
         self.body = match parsed.head.length {
             BodyLength::None => Body::None,
@@ -153,8 +154,8 @@ impl Reader {
         self.goes_on(is_raw || !parsed.keep_alive && matches!(self.body, Body::None))
     }
 
-    fn response(&mut self, block: &Bytes) -> bool {
-        let Ok(parsed) = response::parse(block, self.asked) else { return self.refuse() };
+    fn response(&mut self, head: WholeHead) -> bool {
+        let Ok(parsed) = response::read(head, self.asked) else { return self.refuse() };
         same_when_answered(&parsed.head, self.asked);
         self.body = match parsed.body {
             ResponseBody::Length(length) => Body::Length(length),

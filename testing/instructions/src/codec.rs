@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use leno_http::h1::parse::HeadScanner;
+use leno_http::h1::parse::{HeadScanner, WholeHead};
 use leno_http::h1::response::{self, Asked};
 use leno_http::h1::{request, write};
 use leno_http::hop::limits::Budget;
@@ -19,18 +19,40 @@ use leno_model::AppProtocol;
 /// What a browser or a client library sends: ten lines.
 const REQUEST: &[u8] = b"GET /api/v1/items/4711?expand=price,stock HTTP/1.1\r\nHost: web.shop\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101\r\nAccept: application/json, text/plain;q=0.9, */*;q=0.8\r\nAccept-Language: en-GB,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br\r\nReferer: http://web.shop/items\r\nCookie: session=6d7f3c1a9b; theme=dark\r\nX-Request-Start: t=1700000000000\r\nIf-None-Match: \"abc123\"\r\nConnection: keep-alive\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nServer: app/1.0\r\nContent-Type: application/json\r\nCache-Control: no-cache\r\nETag: \"abc123\"\r\nContent-Length: 1024\r\n\r\n";
+/// What a load generator sends on a connection that it keeps.
+const SMALL_REQUEST: &[u8] = b"GET /1k HTTP/1.1\r\nHost: web.shop\r\nUser-Agent: load/1\r\nAccept: */*\r\n\r\n";
+/// What nginx answers with a file.
+const SMALL_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx/1.26.0\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\nContent-Type: application/octet-stream\r\nContent-Length: 1024\r\nLast-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\nConnection: keep-alive\r\nETag: \"65920080-400\"\r\nAccept-Ranges: bytes\r\n\r\n";
 const TRACE: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const GET: Asked = Asked { is_head: false, is_connect: false };
 
 fn parsed(bytes: &Bytes) -> RequestHead {
-    let range = HeadScanner::default().scan(bytes).unwrap().unwrap();
-    request::parse(&bytes.slice(range)).unwrap().head
+    request::read(whole(bytes)).unwrap().head
+}
+
+/// As a connection does it with what it has read.
+fn whole(bytes: &Bytes) -> WholeHead {
+    let mut scanner = HeadScanner::default();
+    let range = scanner.scan(bytes).unwrap().unwrap();
+    scanner.into_head(bytes.slice(..range.end))
 }
 
 /// From bytes to a head.
 pub fn h1_request_parse() -> Box<dyn FnMut()> {
     let bytes = Bytes::from(REQUEST.to_vec());
     Box::new(move || drop(black_box(parsed(black_box(&bytes)))))
+}
+
+/// The same of a small head.
+pub fn h1_small_request_parse() -> Box<dyn FnMut()> {
+    let bytes = Bytes::from(SMALL_REQUEST.to_vec());
+    Box::new(move || drop(black_box(parsed(black_box(&bytes)))))
+}
+
+/// From bytes to a response's head.
+pub fn h1_small_response_parse() -> Box<dyn FnMut()> {
+    let bytes = Bytes::from(SMALL_RESPONSE.to_vec());
+    Box::new(move || drop(black_box(response::read(whole(black_box(&bytes)), GET).unwrap())))
 }
 
 /// From bytes to a head, what every request is given and loses, and to bytes again.
@@ -53,8 +75,7 @@ pub fn h1_response_forward() -> Box<dyn FnMut()> {
     let bytes = Bytes::from(RESPONSE.to_vec());
     let mut out = Vec::with_capacity(4096);
     Box::new(move || {
-        let range = HeadScanner::default().scan(black_box(&bytes)).unwrap().unwrap();
-        let mut head = response::parse(&bytes.slice(range), GET).unwrap().head;
+        let mut head = response::read(whole(black_box(&bytes)), GET).unwrap().head;
         hygiene::strip_internal(&mut head.fields);
         out.clear();
         black_box(write::response(&head, Version::Http11, false, false, true, &mut out));
@@ -86,8 +107,19 @@ pub fn hop_head_encode() -> Box<dyn FnMut()> {
 
 /// The text of the hop to a request's head.
 pub fn hop_head_decode() -> Box<dyn FnMut()> {
+    decode(&parsed(&Bytes::from_static(REQUEST)))
+}
+
+/// The same of a small one, traced.
+pub fn hop_small_head_decode() -> Box<dyn FnMut()> {
+    let mut head = parsed(&Bytes::from_static(SMALL_REQUEST));
+    head.fields.set("traceparent", TRACE);
+    decode(&head)
+}
+
+fn decode(head: &RequestHead) -> Box<dyn FnMut()> {
     let mut text = Vec::new();
-    head_text::put_request(&mut text, &meta(), &parsed(&Bytes::from_static(REQUEST))).unwrap();
+    head_text::put_request(&mut text, &meta(), head).unwrap();
     let text = Bytes::from(text);
     Box::new(move || drop(black_box(head_text::parse_request(black_box(&text)).unwrap())))
 }

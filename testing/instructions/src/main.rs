@@ -19,10 +19,13 @@ type Piece = fn() -> Box<dyn FnMut()>;
 /// Every piece. The names of those of other people's code begin with `tls_`: they are reported, not held.
 const PIECES: &[(&str, Piece)] = &[
     ("h1_request_parse", codec::h1_request_parse),
+    ("h1_small_request_parse", codec::h1_small_request_parse),
+    ("h1_small_response_parse", codec::h1_small_response_parse),
     ("h1_request_forward", codec::h1_request_forward),
     ("h1_response_forward", codec::h1_response_forward),
     ("hop_head_encode", codec::hop_head_encode),
     ("hop_head_decode", codec::hop_head_decode),
+    ("hop_small_head_decode", codec::hop_small_head_decode),
     ("hop_exchange", codec::hop_exchange),
     ("tls_seal_1k", tls::seal),
     ("tls_seal_and_open_1k", tls::seal_and_open),
@@ -36,6 +39,7 @@ const PIECES: &[(&str, Piece)] = &[
     ("pick_among_10", || decisions::pick(10)),
     ("pick_among_10000", || decisions::pick(10_000)),
     ("metrics_record", records::metrics),
+    ("trace_span", records::trace_span),
     ("snapshot_swap", records::snapshot_swap),
 ];
 

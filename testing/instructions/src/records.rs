@@ -7,6 +7,7 @@ use std::sync::Arc;
 use leno_model::{AppProtocol, NamespacedName, SpiffeId};
 use leno_runtime::mailbox::mailbox;
 use leno_telemetry::metrics::{Direction, EdgeMemo, EdgeRef, Metrics, Outcome};
+use leno_telemetry::{RemoteSpan, Span};
 
 /// A finished request on an edge that is known.
 pub fn metrics() -> Box<dyn FnMut()> {
@@ -32,6 +33,17 @@ pub fn metrics() -> Box<dyn FnMut()> {
         cells.bytes_in(0);
         cells.bytes_out(1024);
         black_box(&metrics);
+    })
+}
+
+/// The caller's span is read, and ours written for who comes next.
+pub fn trace_span() -> Box<dyn FnMut()> {
+    const CALLER: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    Box::new(move || {
+        let remote = RemoteSpan::parse([black_box(CALLER)]);
+        let span = Span::child_of(remote.as_ref(), || black_box(4711));
+        assert!(span.parent.is_some());
+        black_box(span.traceparent());
     })
 }
 

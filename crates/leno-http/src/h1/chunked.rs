@@ -12,7 +12,8 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::parse::{FieldSpan, HeadScanner, ParseError, trailers};
+use super::parse::{HeadScanner, ParseError};
+use crate::head::Fields;
 
 /// Bytes of one chunk's extension. Signatures, the only ones ever seen in use (AWS streaming uploads), take about 90.
 const MAX_EXTENSION: usize = 256;
@@ -26,12 +27,12 @@ const MAX_TRAILERS: usize = 16 * 1024;
 const STAND_IN: &[u8] = b"t\r\n";
 
 /// What the decoder found next.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A piece of the body, at most one chunk.
     Data(Bytes),
-    /// The end, with a trailer block and where its lines lie (empty if there were none).
-    End(Bytes, Vec<FieldSpan>),
+    /// The end, with its trailers as they came.
+    End(Fields),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +171,7 @@ impl Decoder {
         if self.trailers.len() == STAND_IN.len() && input.starts_with(b"\r\n") {
             let _ = input.split_to(2);
             self.state = State::Done;
-            return Ok(Some(Event::End(Bytes::new(), Vec::new())));
+            return Ok(Some(Event::End(Fields::new())));
         }
         if input.is_empty() {
             return Ok(None);
@@ -188,13 +189,9 @@ impl Decoder {
         };
         let _ = input.split_to(range.end - before);
         self.trailers.truncate(range.end);
-        let block = std::mem::take(&mut self.trailers).freeze().slice(STAND_IN.len()..);
+        let block = std::mem::take(&mut self.trailers).freeze();
         self.state = State::Done;
-        if block.len() == b"\r\n".len() {
-            return Ok(Some(Event::End(Bytes::new(), Vec::new())));
-        }
-        let spans = trailers(&block)?.into_vec();
-        Ok(Some(Event::End(block, spans)))
+        Ok(Some(Event::End(std::mem::take(&mut self.scanner).into_head(block).into_fields())))
     }
 }
 
@@ -225,8 +222,8 @@ mod tests {
         loop {
             match decoder.next(&mut pending)? {
                 Some(Event::Data(data)) => body.extend_from_slice(&data),
-                Some(Event::End(_, spans)) => {
-                    end = Some(spans.len());
+                Some(Event::End(trailers)) => {
+                    end = Some(trailers.len());
                     let rest = pending.iter().copied().chain(pieces.flatten().copied()).collect();
                     return Ok((body, end, rest));
                 }

@@ -261,7 +261,7 @@ impl Exchange<'_> {
         let mut head = pin!(source.head(&started));
         let limit = self.client.settings.continue_timeout;
         let mut waited = pin!(lease.is_waiting_for_100().then(|| tokio::time::sleep(limit)));
-        let block = poll_fn(|cx| {
+        let whole = poll_fn(|cx| {
             if let Poll::Ready(result) = head.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(head_error));
             }
@@ -276,7 +276,7 @@ impl Exchange<'_> {
             }
         })
         .await?;
-        response::parse(&block, self.asked).map_err(|error| protocol_error(rule(error)))
+        response::read(whole, self.asked).map_err(|error| protocol_error(rule(error)))
     }
 }
 

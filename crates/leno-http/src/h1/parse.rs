@@ -1,20 +1,24 @@
-//! Where a head begins and ends, and where its parts lie: strict, sans-I/O, without a copy.
+//! Where a head begins and ends, and where its parts lie: strict, sans-I/O, without a copy, each byte looked at once.
 //!
 //! Two parsers that disagree about one byte are a request-smuggling hole, so whatever two parsers *could* read differently is
-//! refused before anything is interpreted: bare LF or CR, folded lines, whitespace before the colon, NUL (RFC 9112 section 2.2, 5).
+//! refused before anything is interpreted: bare LF or CR, folded lines, whitespace before the colon, control characters
+//! (RFC 9112 section 2.2, 5).
 //!
 //! ```text
 //!  bytes ──► HeadScanner ──► whole head? ──no──► more bytes
 //!               │ refuses         │ yes
 //!               ▼                 ▼
-//!           ParseError         httparse ──► spans into the same bytes
+//!           ParseError        WholeHead: the bytes and where each line lies ──► request::read, response::read
 //! ```
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use memchr::{memchr, memchr2};
-use smallvec::SmallVec;
+use bytes::Bytes;
+use memchr::memchr;
+
+use crate::fields::{Fields, Index};
+use crate::known::{Known, NameSet};
+use crate::lines::{self, Line, Stop};
 
 /// Header lines in one head. 100 is what the common servers allow (DESIGN section 7).
 pub const MAX_FIELDS: usize = 100;
@@ -32,53 +36,20 @@ pub enum ParseError {
     TooLarge(&'static str),
 }
 
-/// One header line as ranges of the head's bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FieldSpan {
-    /// The name, in the case it arrived in.
-    pub name: Range<usize>,
-    /// The value without the whitespace around it.
-    pub value: Range<usize>,
-}
-
-/// The header lines of one head.
-pub type FieldSpans = SmallVec<[FieldSpan; 24]>;
-
-/// A request line and header lines as ranges.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestSpans {
-    /// The method, a token.
-    pub method: Range<usize>,
-    /// The request target, in whatever form.
-    pub target: Range<usize>,
-    /// `1` for HTTP/1.1, `0` for HTTP/1.0.
-    pub minor: u8,
-    /// Header lines in order.
-    pub fields: FieldSpans,
-}
-
-/// A status line and header lines as ranges. The reason phrase is not kept: no protocol behind the hop has one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatusSpans {
-    /// The status code, 100 to 999.
-    pub status: u16,
-    /// `1` for HTTP/1.1, `0` for HTTP/1.0.
-    pub minor: u8,
-    /// Header lines in order.
-    pub fields: FieldSpans,
-}
-
-/// Finds the end of a head in bytes that arrive in pieces, looking at each byte once and refusing at the first ambiguous one.
+/// Finds the lines and the end of a head in bytes that arrive in pieces, refusing at the first ambiguous byte.
 #[derive(Debug, Default, Clone)]
 pub struct HeadScanner {
-    /// Everything before has been looked at.
-    position: usize,
-    /// Where the line begins that `position` is in.
-    line: usize,
-    /// Where the first line began; an empty line may come before it.
+    /// Where the first line begins; an empty line may come before it.
     start: usize,
-    /// Whole lines seen, the first included.
-    lines: usize,
+    /// Where the first line ends, once it is whole.
+    first_end: usize,
+    /// Where the line begins that is not whole yet.
+    line: usize,
+    /// Everything before has been looked at, so that a line that comes in many pieces is not read anew for each of them.
+    seen: usize,
+    /// What has been looked at of that line has its colon.
+    has_colon: bool,
+    index: Index,
 }
 
 impl HeadScanner {
@@ -88,168 +59,192 @@ impl HeadScanner {
     /// # Errors
     /// The first rule that is broken.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Option<Range<usize>>, ParseError> {
+        if self.first_end == 0 && !self.first_line(bytes)? {
+            return self.partial(bytes);
+        }
+        if self.seen > self.line && self.goes_on(bytes) {
+            return self.partial(bytes);
+        }
         loop {
-            let Some(offset) = memchr2(b'\r', b'\n', &bytes[self.position..]) else {
-                self.position = bytes.len();
-                return self.partial(bytes);
-            };
-            let at = self.position + offset;
-            if bytes[at] == b'\n' {
-                return Err(ParseError::Malformed("bare LF in the head"));
-            }
-            match bytes.get(at + 1) {
-                None => {
-                    self.position = at;
+            match lines::field(bytes, self.line) {
+                Ok(line) => self.take(bytes, line)?,
+                Err(Stop::Empty) => return self.whole(),
+                Err(Stop::Partial) => {
+                    self.has_colon = memchr(b':', &bytes[self.line..]).is_some();
+                    // A CR is looked at again with what follows it.
+                    self.seen = bytes.strip_suffix(b"\r").unwrap_or(bytes).len();
                     return self.partial(bytes);
                 }
-                Some(b'\n') => {}
-                Some(_) => return Err(ParseError::Malformed("bare CR in the head")),
+                Err(stop) => return Err(refusal(stop)),
             }
-            let line = &bytes[self.line..at];
-            self.position = at + 2;
-            if line.is_empty() {
-                if self.lines > 0 {
-                    return self.whole();
-                }
-                // RFC 9112 section 2.2: one empty line before a request line is from clients that end a body with one too many.
-                if self.start > 0 {
-                    return Err(ParseError::Malformed("empty lines before the request line"));
-                }
-                self.start = self.position;
-            } else {
-                check_line(line, self.lines == 0)?;
-                self.lines += 1;
-                if self.lines > MAX_FIELDS + 1 {
-                    return Err(ParseError::TooLarge("more than 100 header lines"));
-                }
-            }
-            self.line = self.position;
         }
+    }
+
+    /// What was found, with the bytes in which it was: `block` must begin with those that were scanned.
+    #[must_use]
+    pub fn into_head(self, block: Bytes) -> WholeHead {
+        WholeHead { block, first: self.start..self.first_end, index: self.index }
+    }
+
+    /// What lies further on than a head goes may not fit in the index, but such a head is refused when it is whole.
+    #[inline]
+    fn take(&mut self, bytes: &[u8], line: Line) -> Result<(), ParseError> {
+        if self.index.len() == MAX_FIELDS {
+            return Err(ParseError::TooLarge("more than 100 header lines"));
+        }
+        self.index.push_line(bytes, line);
+        self.line = line.end;
+        Ok(())
+    }
+
+    /// Looks for the end of the first line; whether it is there.
+    fn first_line(&mut self, bytes: &[u8]) -> Result<bool, ParseError> {
+        if self.seen == self.start && bytes[self.start..].starts_with(b"\r\n") {
+            // RFC 9112 section 2.2: one empty line before a request line is from clients that end a body with one too many.
+            if self.start > 0 {
+                return Err(ParseError::Malformed("empty lines before the request line"));
+            }
+            (self.start, self.seen) = (2, 2);
+            return self.first_line(bytes);
+        }
+        if let Some(b' ' | b'\t') = bytes.get(self.start) {
+            return Err(ParseError::Malformed("whitespace before the first line"));
+        }
+        self.seen = lines::value_end(bytes, self.seen);
+        if !bytes[self.seen..].starts_with(b"\r\n") {
+            return match lines::without_end(bytes, self.seen, Stop::Value) {
+                Stop::Partial => Ok(false),
+                Stop::Value => Err(ParseError::Malformed("control character in the first line")),
+                stop => Err(refusal(stop)),
+            };
+        }
+        (self.first_end, self.line, self.seen) = (self.seen, self.seen + 2, 0);
+        Ok(true)
+    }
+
+    /// Looks at what is new of a line that was not whole; whether it is still not, and breaks no rule so far.
+    fn goes_on(&mut self, bytes: &[u8]) -> bool {
+        if !self.has_colon {
+            self.seen = lines::name_end(bytes, self.seen);
+            self.has_colon = bytes.get(self.seen) == Some(&b':');
+        }
+        if self.has_colon {
+            self.seen = lines::value_end(bytes, self.seen);
+        }
+        self.seen == bytes.len()
     }
 
     fn whole(&self) -> Result<Option<Range<usize>>, ParseError> {
-        if self.position - self.start > MAX_HEAD {
-            return Err(ParseError::TooLarge("head over 64 KiB"));
-        }
-        Ok(Some(self.start..self.position))
+        let end = self.line + 2;
+        if end - self.start > MAX_HEAD { Err(TOO_LONG) } else { Ok(Some(self.start..end)) }
     }
 
     fn partial(&self, bytes: &[u8]) -> Result<Option<Range<usize>>, ParseError> {
-        let line = &bytes[self.line..];
-        if memchr(0, line).is_some() {
-            return Err(ParseError::Malformed("NUL in the head"));
-        }
-        if self.lines > 0 && matches!(line.first(), Some(b' ' | b'\t')) {
-            return Err(ParseError::Malformed("folded header line"));
-        }
-        if bytes.len() - self.start > MAX_HEAD {
-            return Err(ParseError::TooLarge("head over 64 KiB"));
-        }
-        Ok(None)
+        if bytes.len().saturating_sub(self.start) > MAX_HEAD { Err(TOO_LONG) } else { Ok(None) }
     }
 }
 
-fn check_line(line: &[u8], first: bool) -> Result<(), ParseError> {
-    if memchr(0, line).is_some() {
-        return Err(ParseError::Malformed("NUL in the head"));
-    }
-    let blank = matches!(line[0], b' ' | b'\t');
-    if first {
-        return if blank { Err(ParseError::Malformed("whitespace before the first line")) } else { Ok(()) };
-    }
-    if blank {
-        return Err(ParseError::Malformed("folded header line"));
-    }
-    match memchr(b':', line) {
-        None => Err(ParseError::Malformed("header line without a colon")),
-        Some(0) => Err(ParseError::Malformed("header line without a name")),
-        Some(colon) if matches!(line[colon - 1], b' ' | b'\t') => {
-            Err(ParseError::Malformed("whitespace before the colon"))
-        }
-        Some(_) => Ok(()),
-    }
-}
+const TOO_LONG: ParseError = ParseError::TooLarge("head over 64 KiB");
 
-/// Parses a whole head that [`HeadScanner`] has accepted.
-///
-/// # Errors
-/// What httparse refuses.
-pub fn request(head: &[u8]) -> Result<RequestSpans, ParseError> {
-    let mut storage = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(head, &mut storage) {
-        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Ok(_) => return Err(ParseError::Malformed("head ends early")),
-        Err(error) => return Err(describe(error)),
-    }
-    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(ParseError::Malformed("incomplete request line"));
-    };
-    Ok(RequestSpans {
-        method: span(head, method.as_bytes()),
-        target: span(head, target.as_bytes()),
-        minor,
-        fields: spans(head, parsed.headers),
+#[cold]
+fn refusal(stop: Stop) -> ParseError {
+    ParseError::Malformed(match stop {
+        Stop::Folded => "folded header line",
+        Stop::NoName => "header line without a name",
+        Stop::NoColon => "header line without a colon",
+        Stop::Blank => "whitespace before the colon",
+        Stop::Name => "invalid header name",
+        Stop::Value => "invalid header value",
+        Stop::Nul => "NUL in the head",
+        Stop::BareLf => "bare LF in the head",
+        Stop::BareCr => "bare CR in the head",
+        Stop::Partial | Stop::Empty => "head ends early",
     })
 }
 
-/// Parses a whole response head that [`HeadScanner`] has accepted.
-///
-/// # Errors
-/// What httparse refuses.
-pub fn status(head: &[u8]) -> Result<StatusSpans, ParseError> {
-    let mut storage = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut parsed = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    match config.parse_response_with_uninit_headers(&mut parsed, head, &mut storage) {
-        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        Ok(_) => return Err(ParseError::Malformed("head ends early")),
-        Err(error) => return Err(describe(error)),
-    }
-    let (Some(status), Some(minor)) = (parsed.code, parsed.version) else {
-        return Err(ParseError::Malformed("incomplete status line"));
-    };
-    if status < 100 {
-        return Err(ParseError::Malformed("status below 100"));
-    }
-    Ok(StatusSpans { status, minor, fields: spans(head, parsed.headers) })
+/// A whole head: its bytes, and where its lines lie.
+#[derive(Debug)]
+pub struct WholeHead {
+    pub(super) block: Bytes,
+    /// The first line, without its CRLF.
+    pub(super) first: Range<usize>,
+    pub(super) index: Index,
 }
 
-/// Parses trailer lines; `block` ends with the empty line and has been accepted by [`HeadScanner`] behind a stand-in first line.
-///
-/// # Errors
-/// What httparse refuses.
-pub fn trailers(block: &[u8]) -> Result<FieldSpans, ParseError> {
-    let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    match httparse::parse_headers(block, &mut storage) {
-        Ok(httparse::Status::Complete((length, fields))) if length == block.len() => Ok(spans(block, fields)),
-        Ok(_) => Err(ParseError::Malformed("trailers end early")),
-        Err(error) => Err(describe(error)),
+impl WholeHead {
+    /// Scans a block that is one head and nothing else.
+    ///
+    /// # Errors
+    /// What [`HeadScanner`] refuses, and a block that is not one head.
+    pub fn of(block: &Bytes) -> Result<Self, ParseError> {
+        let mut scanner = HeadScanner::default();
+        match scanner.scan(block)? {
+            Some(range) if range.end == block.len() => Ok(scanner.into_head(block.clone())),
+            _ => Err(ParseError::Malformed("head ends early")),
+        }
+    }
+
+    /// The lines without the first one.
+    #[must_use]
+    pub fn into_fields(self) -> Fields {
+        Fields::of_index(self.block, self.index)
+    }
+
+    /// Forgets the lines of these kinds; a `connection` that names other fields is still needed to remove those.
+    pub(super) fn forget_members(&mut self, members: NameSet, connection_names_fields: bool) {
+        const CONNECTION: NameSet = NameSet::of(&[Known::Connection]);
+        self.index.forget_all(if connection_names_fields { members.without(CONNECTION) } else { members });
+    }
+
+    /// Method, target, and `1` for HTTP/1.1 or `0` for HTTP/1.0.
+    pub(super) fn request_line(&self) -> Result<(Range<usize>, Range<usize>, u8), ParseError> {
+        const WRONG: ParseError = ParseError::Malformed("invalid method, target or first line");
+        let line = &self.block[self.first.clone()];
+        let (rest, version) = line.split_last_chunk::<8>().ok_or(WRONG)?;
+        let minor = minor(version)?;
+        let method = lines::name_end(line, 0);
+        if method == 0 || line[method] != b' ' || rest.len() < method + 2 || rest.last() != Some(&b' ') {
+            return Err(WRONG);
+        }
+        let (from, to) = (method + 1, rest.len() - 1);
+        let target = &line[from..to];
+        if !lines::is_plain_target(target) {
+            if !lines::is_target(target) {
+                return Err(WRONG);
+            }
+            if target.contains(&b'#') {
+                return Err(ParseError::Malformed("fragment in the request target"));
+            }
+        }
+        let start = self.first.start;
+        Ok((start..start + method, start + from..start + to, minor))
+    }
+
+    /// The status, and the version as [`WholeHead::request_line`] gives it. The reason phrase is not kept: no protocol behind the
+    /// hop has one.
+    pub(super) fn status_line(&self) -> Result<(u16, u8), ParseError> {
+        const WRONG: ParseError = ParseError::Malformed("invalid status line");
+        let line = &self.block[self.first.clone()];
+        let (version, rest) = line.split_first_chunk::<8>().ok_or(WRONG)?;
+        let minor = minor(version)?;
+        let &[b' ', hundreds @ b'0'..=b'9', tens @ b'0'..=b'9', ones @ b'0'..=b'9', ref phrase @ ..] = rest else {
+            return Err(WRONG);
+        };
+        // The space is for the phrase and may be missing with it.
+        if !matches!(phrase.first(), None | Some(b' ')) {
+            return Err(WRONG);
+        }
+        let digit = |b: u8| u16::from(b - b'0');
+        let status = digit(hundreds) * 100 + digit(tens) * 10 + digit(ones);
+        if status < 100 { Err(ParseError::Malformed("status below 100")) } else { Ok((status, minor)) }
     }
 }
 
-fn spans(head: &[u8], fields: &[httparse::Header<'_>]) -> FieldSpans {
-    fields.iter().map(|f| FieldSpan { name: span(head, f.name.as_bytes()), value: span(head, f.value) }).collect()
-}
-
-/// The range of `part` in `head`; httparse returns slices of what it was given, or an empty one from elsewhere.
-fn span(head: &[u8], part: &[u8]) -> Range<usize> {
-    if part.is_empty() {
-        return 0..0;
-    }
-    let start = part.as_ptr().addr() - head.as_ptr().addr();
-    start..start + part.len()
-}
-
-fn describe(error: httparse::Error) -> ParseError {
-    match error {
-        httparse::Error::HeaderName => ParseError::Malformed("invalid header name"),
-        httparse::Error::HeaderValue => ParseError::Malformed("invalid header value"),
-        httparse::Error::NewLine => ParseError::Malformed("invalid line end"),
-        httparse::Error::Status => ParseError::Malformed("invalid status line"),
-        httparse::Error::Token => ParseError::Malformed("invalid method, target or first line"),
-        httparse::Error::TooManyHeaders => ParseError::TooLarge("more than 100 header lines"),
-        httparse::Error::Version => ParseError::Malformed("unknown HTTP version"),
+fn minor(version: &[u8; 8]) -> Result<u8, ParseError> {
+    match version {
+        b"HTTP/1.1" => Ok(1),
+        b"HTTP/1.0" => Ok(0),
+        _ => Err(ParseError::Malformed("unknown HTTP version")),
     }
 }
 
@@ -287,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn httparse_refuses_what_is_left() {
+    fn what_no_head_has_is_refused() {
         let cases: &[&[u8]] = &[
             b"GE(T / HTTP/1.1\r\nHost: a\r\n\r\n",
             b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -302,12 +297,8 @@ mod tests {
             b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
         ];
         for bytes in cases {
-            let range = scan_all(bytes).unwrap().unwrap();
-            assert!(
-                matches!(request(&bytes[range]), Err(ParseError::Malformed(_))),
-                "{:?}",
-                String::from_utf8_lossy(bytes)
-            );
+            let read = WholeHead::of(&Bytes::from_static(bytes)).and_then(|head| head.request_line());
+            assert!(matches!(read, Err(ParseError::Malformed(_))), "{:?}", String::from_utf8_lossy(bytes));
         }
     }
 
@@ -326,12 +317,121 @@ mod tests {
             exact.extend_from_slice(format!("h{number}: x\r\n").as_bytes());
         }
         exact.extend_from_slice(b"\r\n");
-        assert_eq!(request(&exact[scan_all(&exact).unwrap().unwrap()]).unwrap().fields.len(), 100);
+        assert_eq!(WholeHead::of(&exact.into()).unwrap().into_fields().len(), 100);
     }
 
     #[test]
     fn one_empty_line_may_come_first() {
         assert_eq!(scan_all(b"\r\nGET / HTTP/1.1\r\n\r\nrest"), Ok(Some(2..20)));
+    }
+
+    /// What httparse makes of a block that our scanner takes for one head: first line, names and values.
+    type Parts = (Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>);
+
+    fn lines_of(fields: &[httparse::Header<'_>]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        fields.iter().map(|f| (f.name.as_bytes().to_vec(), f.value.to_vec())).collect()
+    }
+
+    fn foreign_request(block: &[u8]) -> Option<Parts> {
+        let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut storage);
+        let length = request.parse(block).ok()?;
+        (length == httparse::Status::Complete(block.len())).then(|| {
+            let first = format!("{} {} {}", request.method.unwrap(), request.path.unwrap(), request.version.unwrap());
+            (first.into_bytes(), lines_of(request.headers))
+        })
+    }
+
+    fn foreign_status(block: &[u8]) -> Option<Parts> {
+        let mut storage = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut storage);
+        let length = response.parse(block).ok()?;
+        (length == httparse::Status::Complete(block.len())).then(|| {
+            let first = format!("{} {}", response.code.unwrap(), response.version.unwrap());
+            (first.into_bytes(), lines_of(response.headers))
+        })
+    }
+
+    /// The same of ours.
+    fn own(block: &[u8], first: impl Fn(&WholeHead) -> Result<String, ParseError>) -> Option<Parts> {
+        let head = WholeHead::of(&Bytes::copy_from_slice(block)).ok()?;
+        let first = first(&head).ok()?.into_bytes();
+        Some((first, head.into_fields().iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect()))
+    }
+
+    fn own_request(block: &[u8]) -> Option<Parts> {
+        own(block, |head| {
+            let (method, target, minor) = head.request_line()?;
+            let text = |range| String::from_utf8(head.block.slice(range).to_vec()).unwrap();
+            Ok(format!("{} {} {minor}", text(method), text(target)))
+        })
+    }
+
+    fn own_status(block: &[u8]) -> Option<Parts> {
+        own(block, |head| head.status_line().map(|(status, minor)| format!("{status} {minor}")))
+    }
+
+    /// What httparse lets pass and we do not: what two parsers could read differently.
+    fn is_ambiguous(block: &[u8]) -> bool {
+        let lines: Vec<_> = block.split(|b| *b == b'\n').collect();
+        let has_fragment = lines[0].contains(&b'#');
+        let ends_bare = lines.iter().rev().skip(1).any(|line| line.last() != Some(&b'\r'));
+        ends_bare
+            || has_fragment
+            || block.starts_with(b"\r\n\r\n")
+            || block.starts_with(b"HTTP/1.1 0")
+            || block.starts_with(b"HTTP/1.0 0")
+    }
+
+    fn check_against_httparse(block: &[u8]) {
+        for (own, foreign) in [(own_request(block), foreign_request(block)), (own_status(block), foreign_status(block))]
+        {
+            if own.is_some() || !is_ambiguous(block) {
+                assert_eq!(own, foreign, "{:?}", String::from_utf8_lossy(block));
+            }
+        }
+    }
+
+    #[test]
+    fn first_lines_are_read_as_httparse_reads_them() {
+        for line in [
+            "GET / HTTP/1.1",
+            "M-SEARCH * HTTP/1.0",
+            "GET  / HTTP/1.1",
+            "GET /  HTTP/1.1",
+            "GET HTTP/1.1",
+            " HTTP/1.1",
+            "HTTP/1.1",
+            "GET /a\tb HTTP/1.1",
+            "GET /\u{e9} HTTP/1.1",
+            "G\u{e9}T / HTTP/1.1",
+            "GET / HTTP/1.1\t",
+            "GET / HTTP/1.12",
+            "/ HTTP/1.1",
+            "GET / xHTTP/1.1",
+            "GET /HTTP/1.1",
+            "GETHTTP/1.1",
+            "G:T / HTTP/1.1",
+            "GET \x7f HTTP/1.1",
+            "x",
+            "HTTP/1.1 200 OK",
+            "HTTP/1.1 200",
+            "HTTP/1.1 200 ",
+            "HTTP/1.1  200",
+            "HTTP/1.1 20",
+            "HTTP/1.1 2000",
+            "HTTP/1.0 999 \u{e9}\tx",
+            "HTTP/1.1 200\tOK",
+            "HTTP/1.2 200 OK",
+            "HTTP/1.1",
+            "HTTP/1.1 ",
+            "HTTP/1.1200 OK",
+            "HTTP/1.1 20x OK",
+            "HTTP/1.1 200 \x01",
+        ] {
+            check_against_httparse(format!("{line}\r\nHost: a\r\n\r\n").as_bytes());
+        }
+        check_against_httparse(b"GET /\xff HTTP/1.1\r\n\r\n");
     }
 
     proptest! {
@@ -351,6 +451,39 @@ mod tests {
                 (Err(_), Err(_)) => {}
                 _ => prop_assert_eq!(whole, split),
             }
+        }
+
+        /// Whatever we accept, httparse reads as the same; and what it accepts we accept, unless it is ambiguous.
+        #[test]
+        fn heads_are_read_as_httparse_reads_them(
+            first in prop_oneof![
+                Just("GET / HTTP/1.1".to_owned()),
+                Just("HTTP/1.1 200 OK".to_owned()),
+                "(GET|P-1|H[(]|) [/*a?\u{e9} ]{0,4} HTTP/1\\.[012]",
+                "HTTP/1\\.[01] [0-9 ]{2,4}[ a\t\u{e9}]{0,3}",
+            ],
+            lines in prop::collection::vec(("[a-zA-Z0-9!#$%&'*+.^_`|~-]{0,20}[a(@ \u{e9}-]?", "[:: ][ \t]{0,2}[!-~\t \u{80}-\u{ff}\x00-\x1f]{0,40}[ \t]{0,2}", "\r\n|\r\n|\r\n|\r\n|\r\n|\n|\r"), 0..6),
+        ) {
+            let mut block = first.into_bytes();
+            block.extend_from_slice(b"\r\n");
+            for (name, value, end) in lines {
+                block.extend_from_slice(&[name.as_bytes(), value.as_bytes(), end.as_bytes()].concat());
+            }
+            block.extend_from_slice(b"\r\n");
+            check_against_httparse(&block);
+        }
+
+        /// The same of lines that nothing is wrong with, which the other property seldom makes.
+        #[test]
+        fn fine_heads_are_read_as_httparse_reads_them(lines in prop::collection::vec(("[a-zA-Z0-9!#$%&'*+.^_`|~-]{1,40}", "[ \t]{0,3}([!-~\u{80}-\u{ff}][!-~\t \u{80}-\u{ff}]{0,60})?[ \t]{0,3}"), 0..30)) {
+            let mut block = b"GET /a?b HTTP/1.1\r\n".to_vec();
+            for (name, value) in &lines {
+                block.extend_from_slice(format!("{name}:{value}\r\n").as_bytes());
+            }
+            block.extend_from_slice(b"\r\n");
+            let found = own_request(&block);
+            prop_assert_eq!(found.as_ref().map(|(_, fields)| fields.len()), Some(lines.len()));
+            prop_assert_eq!(found, foreign_request(&block));
         }
     }
 }

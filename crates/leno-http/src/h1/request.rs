@@ -1,12 +1,15 @@
 //! From a whole request head to a [`RequestHead`]: what HTTP/1.1 lets a client say once, it says once, or the request is refused.
 
-use bytes::Bytes;
-use smallvec::SmallVec;
+use std::ops::Range;
 
-use super::parse::{self, FieldSpan, ParseError};
+use bytes::Bytes;
+
+use super::parse::{ParseError, WholeHead};
 use crate::authority::Authority;
+use crate::fields::Slot;
 use crate::head::{BodyLength, Fields, Method, RequestHead, Version};
 use crate::hygiene;
+use crate::known::{Known, NameSet};
 
 /// A request and what its head says about the connection.
 #[derive(Debug)]
@@ -19,29 +22,38 @@ pub struct ParsedRequest {
     pub chunked: bool,
 }
 
+/// What is said in a head's own members and taken out of its fields.
+const MEMBERS: NameSet =
+    NameSet::of(&[Known::Host, Known::Expect, Known::ContentLength, Known::TransferEncoding, Known::Connection]);
+
 /// Parses a whole head, line end to line end.
 ///
 /// # Errors
 /// The rule that is broken. The connection cannot be used any further: where its next request begins is in doubt.
 pub fn parse(block: &Bytes) -> Result<ParsedRequest, ParseError> {
-    let spans = parse::request(block)?;
-    let method = Method::parse(&block[spans.method.clone()]).ok_or(ParseError::Malformed("invalid method"))?;
-    let version = if spans.minor == 1 { Version::Http11 } else { Version::Http10 };
+    read(WholeHead::of(block)?)
+}
+
+/// Reads a head whose lines have been found.
+///
+/// # Errors
+/// As [`parse`].
+pub fn read(mut head: WholeHead) -> Result<ParsedRequest, ParseError> {
+    let (method, target, minor) = head.request_line()?;
+    let method = Method::parse(&head.block[method]).ok_or(ParseError::Malformed("invalid method"))?;
+    let version = if minor == 1 { Version::Http11 } else { Version::Http10 };
     let mut lines = Lines::default();
-    let mut kept = SmallVec::<[(&[u8], &[u8]); 24]>::new();
-    for field in &spans.fields {
-        let (name, value) = (&block[field.name.clone()], &block[field.value.clone()]);
-        if lines.take(block, field, name, value)? {
-            kept.push((name, value));
-        }
+    for slot in head.index.slots().iter().filter(|slot| MEMBERS.has(slot.known)) {
+        lines.take(&head.block, slot)?;
     }
-    let mut fields = Fields::from_parsed(block, kept.into_iter());
+    head.forget_members(MEMBERS, lines.names_fields);
+    let (length, chunked) = lines.length(version)?;
+    let (target, authority) = split_target(&head.block, target, &method, lines.host.clone(), version)?;
+    let mut fields = head.into_fields();
     let upgrade = lines.upgrade(&fields, version);
-    if lines.is_hygiene_needed {
+    if fields.names().meets(hygiene::HOP_BY_HOP.with(Known::Te)) {
         hygiene::strip_hop_by_hop(&mut fields);
     }
-    let (length, chunked) = lines.length(version)?;
-    let (target, authority) = target(block, spans.target, &method, lines.host, version)?;
     let has_body = !matches!(length, BodyLength::None | BodyLength::Exact(0));
     if method == Method::Connect && has_body {
         return Err(ParseError::Malformed("CONNECT with a body"));
@@ -63,71 +75,62 @@ pub fn parse(block: &Bytes) -> Result<ParsedRequest, ParseError> {
 /// What the special lines of a head said.
 #[derive(Default)]
 struct Lines {
-    host: Option<Bytes>,
+    /// Where the host lies.
+    host: Option<Range<usize>>,
     content_length: Option<u64>,
     chunked: bool,
     close: bool,
     keep_alive: bool,
     has_upgrade_option: bool,
     expect_continue: bool,
-    /// Some line ends at this proxy and is still in the fields.
-    is_hygiene_needed: bool,
+    /// A connection option names other fields, or may.
+    names_fields: bool,
 }
 
 impl Lines {
-    /// Looks at one line; `true` if it stays among the fields.
-    fn take(&mut self, block: &Bytes, span: &FieldSpan, name: &[u8], value: &[u8]) -> Result<bool, ParseError> {
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        match name.len() {
-            4 if is("host") => {
-                if self.host.replace(block.slice(span.value.clone())).is_some() {
+    /// Reads one line of those in [`MEMBERS`].
+    fn take(&mut self, block: &[u8], slot: &Slot) -> Result<(), ParseError> {
+        let value = &block[slot.value()];
+        match slot.known {
+            Known::Host => {
+                let earlier = self.host.replace(slot.value());
+                if earlier.is_some() {
                     return Err(ParseError::Malformed("more than one Host"));
                 }
-                return Ok(false);
             }
-            6 if is("expect") => {
+            Known::Expect => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(ParseError::Malformed("unknown expectation"));
                 }
                 self.expect_continue = true;
-                return Ok(false);
             }
-            14 if is("content-length") => {
-                if self.content_length.replace(content_length(value)?).is_some() {
+            Known::ContentLength => {
+                let earlier = self.content_length.replace(content_length(value)?);
+                if earlier.is_some() {
                     return Err(ParseError::Malformed("more than one Content-Length"));
                 }
-                return Ok(false);
             }
-            17 if is("transfer-encoding") => {
-                if self.chunked || !is_exactly_chunked(block, span) {
+            Known::TransferEncoding => {
+                if self.chunked || !is_exactly_chunked(block, slot) {
                     return Err(ParseError::Malformed("Transfer-Encoding is not exactly chunked"));
                 }
                 self.chunked = true;
-                return Ok(false);
             }
-            10 if is("connection") => return Ok(self.connection(value)),
-            _ if hygiene::is_hop_by_hop(name) || is("te") => self.is_hygiene_needed = true,
+            Known::Connection => self.connection(value),
             _ => {}
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Reads the connection options; `true` if some of them name other fields, which are then to be removed.
-    fn connection(&mut self, value: &[u8]) -> bool {
-        let mut names_fields = false;
-        for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|o| !o.is_empty()) {
-            if option.eq_ignore_ascii_case(b"close") {
-                self.close = true;
-            } else if option.eq_ignore_ascii_case(b"keep-alive") {
-                self.keep_alive = true;
-            } else if option.eq_ignore_ascii_case(b"upgrade") {
-                self.has_upgrade_option = true;
-            } else {
-                names_fields = true;
+    fn connection(&mut self, value: &[u8]) {
+        for option in connection_options(value) {
+            match option {
+                ConnectionOption::Close => self.close = true,
+                ConnectionOption::KeepAlive => self.keep_alive = true,
+                ConnectionOption::Upgrade => self.has_upgrade_option = true,
+                ConnectionOption::Field => self.names_fields = true,
             }
         }
-        self.is_hygiene_needed |= names_fields;
-        names_fields
     }
 
     fn length(&self, version: Version) -> Result<(BodyLength, bool), ParseError> {
@@ -146,11 +149,32 @@ impl Lines {
         if !self.has_upgrade_option || version != Version::Http11 {
             return None;
         }
-        if fields.get_all("upgrade").count() != 1 {
+        if fields.values(Known::Upgrade).count() != 1 {
             return None;
         }
         fields.get_bytes("upgrade").filter(|value| !value.is_empty() && hygiene::may_switch_to(value))
     }
+}
+
+/// What an element of `connection` says.
+#[derive(Clone, Copy)]
+pub(super) enum ConnectionOption {
+    Close,
+    KeepAlive,
+    Upgrade,
+    /// That a field of this name, if there is one, ends here.
+    Field,
+}
+
+/// The elements of a `connection` line.
+pub(super) fn connection_options(value: &[u8]) -> impl Iterator<Item = ConnectionOption> {
+    let options = value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|o| !o.is_empty());
+    options.map(|option| match Known::of(option) {
+        Known::KeepAlive => ConnectionOption::KeepAlive,
+        Known::Upgrade => ConnectionOption::Upgrade,
+        _ if option.eq_ignore_ascii_case(b"close") => ConnectionOption::Close,
+        _ => ConnectionOption::Field,
+    })
 }
 
 /// A Content-Length is digits and nothing else: no sign, no list (RFC 9112 section 6.3 lets a recipient refuse them).
@@ -164,32 +188,36 @@ pub(crate) fn content_length(value: &[u8]) -> Result<u64, ParseError> {
 
 /// Whether the line says `chunked` with at most one space before and nothing after. A tab, a second space or a parameter is
 /// what one parser strips and another does not.
-pub(super) fn is_exactly_chunked(block: &[u8], span: &FieldSpan) -> bool {
-    let before = &block[span.name.end..span.value.start.max(span.name.end)];
-    block[span.value.clone()].eq_ignore_ascii_case(b"chunked")
-        && matches!(before, b":" | b": ")
-        && block[span.value.end..].starts_with(b"\r\n")
+pub(super) fn is_exactly_chunked(block: &[u8], slot: &Slot) -> bool {
+    let (name, value) = (slot.name(), slot.value());
+    block[value.clone()].eq_ignore_ascii_case(b"chunked")
+        && matches!(&block[name.end..value.start], b":" | b": ")
+        && block[value.end..].starts_with(b"\r\n")
 }
 
 /// Splits the request target (RFC 9112 section 3.2) into what [`RequestHead`] calls target and authority.
-fn target(
+fn split_target(
     block: &Bytes,
-    span: std::ops::Range<usize>,
+    span: Range<usize>,
     method: &Method,
-    host: Option<Bytes>,
+    host: Option<Range<usize>>,
     version: Version,
 ) -> Result<(Bytes, Bytes), ParseError> {
     if host.is_none() && version == Version::Http11 {
         return Err(ParseError::Malformed("no Host"));
     }
+    let text = &block[span.clone()];
+    if text.starts_with(b"/") && *method != Method::Connect {
+        // Nearly always.
+        let Some(host) = host else { return Ok((block.slice(span), Bytes::new())) };
+        Authority::check(&block[host.clone()]).map_err(ParseError::Malformed)?;
+        return Ok((block.slice(span), block.slice(host)));
+    }
     let checked_host = match &host {
-        Some(host) => Some(Authority::parse(host).map_err(ParseError::Malformed)?),
+        Some(host) => Some(Authority::parse(&block[host.clone()]).map_err(ParseError::Malformed)?),
         None => None,
     };
-    let text = &block[span.clone()];
-    if text.contains(&b'#') {
-        return Err(ParseError::Malformed("fragment in the request target"));
-    }
+    let host = || host.map(|host| block.slice(host)).unwrap_or_default();
     if *method == Method::Connect {
         let authority = Authority::parse(text).map_err(ParseError::Malformed)?;
         let Some(port) = authority.port else { return Err(ParseError::Malformed("CONNECT without a port")) };
@@ -202,19 +230,16 @@ fn target(
     }
     if text == b"*" {
         return match method {
-            Method::Options => Ok((block.slice(span), host.unwrap_or_default())),
+            Method::Options => Ok((block.slice(span), host())),
             _ => Err(ParseError::Malformed("target * with a method other than OPTIONS")),
         };
-    }
-    if text.starts_with(b"/") {
-        return Ok((block.slice(span), host.unwrap_or_default()));
     }
     absolute(block, span, method, checked_host)
 }
 
 fn absolute(
     block: &Bytes,
-    span: std::ops::Range<usize>,
+    span: Range<usize>,
     method: &Method,
     host: Option<Authority<'_>>,
 ) -> Result<(Bytes, Bytes), ParseError> {

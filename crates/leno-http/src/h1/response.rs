@@ -1,12 +1,12 @@
 //! From a whole response head to a [`ResponseHead`] and how its body ends (RFC 9112 section 6.3).
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 
-use super::parse::{self, ParseError};
-use super::request::{content_length, is_exactly_chunked};
-use crate::head::{BodyLength, Fields, Method, ResponseHead};
+use super::parse::{ParseError, WholeHead};
+use super::request::{ConnectionOption, connection_options, content_length, is_exactly_chunked};
+use crate::head::{BodyLength, Method, ResponseHead};
 use crate::hygiene;
+use crate::known::{Known, NameSet};
 
 /// What a response is an answer to; its own bytes do not say whether it has a body.
 #[derive(Debug, Clone, Copy)]
@@ -53,57 +53,69 @@ pub struct ParsedResponse {
     pub keep_alive_seconds: Option<u64>,
 }
 
+/// What is said in a head's own members and taken out of its fields.
+const MEMBERS: NameSet = NameSet::of(&[Known::ContentLength, Known::TransferEncoding, Known::Connection]);
+/// What is read besides.
+const READ: NameSet = MEMBERS.with(Known::Upgrade).with(Known::KeepAlive);
+
 /// Parses a whole response head.
 ///
 /// # Errors
 /// The rule that is broken; the connection cannot be used any further.
 pub fn parse(block: &Bytes, asked: Asked) -> Result<ParsedResponse, ParseError> {
-    let spans = parse::status(block)?;
+    read(WholeHead::of(block)?, asked)
+}
+
+/// Reads a head whose lines have been found.
+///
+/// # Errors
+/// As [`parse`].
+pub fn read(mut head: WholeHead, asked: Asked) -> Result<ParsedResponse, ParseError> {
+    let (status, minor) = head.status_line()?;
     let (mut length, mut chunked, mut close, mut keep_alive, mut upgrade) = (None, false, false, false, None);
-    let mut seconds = None;
-    let mut kept = SmallVec::<[(&[u8], &[u8]); 24]>::new();
-    let mut is_hygiene_needed = false;
-    for field in &spans.fields {
-        let (name, value) = (&block[field.name.clone()], &block[field.value.clone()]);
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        if is("content-length") {
-            if length.replace(content_length(value)?).is_some() {
-                return Err(ParseError::Malformed("more than one Content-Length"));
+    let (mut seconds, mut names_fields) = (None, false);
+    for slot in head.index.slots().iter().filter(|slot| READ.has(slot.known)) {
+        let value = &head.block[slot.value()];
+        match slot.known {
+            Known::ContentLength => {
+                let earlier = length.replace(content_length(value)?);
+                if earlier.is_some() {
+                    return Err(ParseError::Malformed("more than one Content-Length"));
+                }
             }
-        } else if is("transfer-encoding") {
-            if chunked || !is_exactly_chunked(block, field) {
-                return Err(ParseError::Malformed("Transfer-Encoding is not exactly chunked"));
+            Known::TransferEncoding => {
+                if chunked || !is_exactly_chunked(&head.block, slot) {
+                    return Err(ParseError::Malformed("Transfer-Encoding is not exactly chunked"));
+                }
+                chunked = true;
             }
-            chunked = true;
-        } else if is("connection") {
-            for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-                close |= option.eq_ignore_ascii_case(b"close");
-                keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+            Known::Connection => {
+                for option in connection_options(value) {
+                    match option {
+                        ConnectionOption::Close => close = true,
+                        ConnectionOption::KeepAlive => keep_alive = true,
+                        ConnectionOption::Upgrade => {}
+                        ConnectionOption::Field => names_fields = true,
+                    }
+                }
             }
-            is_hygiene_needed = true;
-            kept.push((name, value));
-        } else {
-            if is("upgrade") {
-                upgrade = Some(block.slice(field.value.clone()));
-            } else if is("keep-alive") {
-                seconds = timeout_parameter(value);
-            }
-            is_hygiene_needed |= hygiene::is_hop_by_hop(name);
-            kept.push((name, value));
+            Known::Upgrade if status == 101 => upgrade = Some(head.block.slice(slot.value())),
+            Known::KeepAlive => seconds = timeout_parameter(value),
+            _ => {}
         }
     }
-    let mut fields = Fields::from_parsed(block, kept.into_iter());
-    if is_hygiene_needed {
-        hygiene::strip_hop_by_hop(&mut fields);
-    }
-    let status = spans.status;
     if status == 101 && upgrade.is_none() {
         return Err(ParseError::Malformed("101 without Upgrade"));
     }
-    let (body_length, body) = body(status, asked, length, chunked, spans.minor)?;
-    let persistent = if spans.minor == 1 { !close } else { keep_alive && !close };
+    head.forget_members(MEMBERS, names_fields);
+    let mut fields = head.into_fields();
+    if fields.names().meets(hygiene::HOP_BY_HOP) {
+        hygiene::strip_hop_by_hop(&mut fields);
+    }
+    let (body_length, body) = body(status, asked, length, chunked, minor)?;
+    let persistent = if minor == 1 { !close } else { keep_alive && !close };
     Ok(ParsedResponse {
-        head: ResponseHead { status, fields, length: body_length, upgrade: upgrade.filter(|_| status == 101) },
+        head: ResponseHead { status, fields, length: body_length, upgrade },
         body,
         keep_alive: persistent && !matches!(body, ResponseBody::UntilClose | ResponseBody::Raw),
         keep_alive_seconds: seconds,

@@ -178,7 +178,7 @@ impl Connection {
             }
         };
         match result {
-            Ok(block) => match request::parse(&block) {
+            Ok(head) => match request::read(head) {
                 Ok(parsed) => Ok(Some(parsed)),
                 Err(error) => Err(refusal_of(error)),
             },

@@ -19,9 +19,8 @@ use leno_model::Reason;
 use tokio::net::TcpStream;
 
 use super::chunked::{Decoder, Event};
-use super::parse::{HeadScanner, ParseError};
+use super::parse::{HeadScanner, ParseError, WholeHead};
 use crate::body::{BodyError, Frame, PollFrame};
-use crate::head::Fields;
 use crate::hygiene;
 use crate::raw::{read_some, with_scratch};
 use crate::spare;
@@ -179,7 +178,7 @@ impl Source {
 
     /// Reads until a head is whole; what follows stays ahead. `started` is set with its first byte.
     /// Dropping the future loses the part of a head that had come; the connection is of no use then.
-    pub async fn head(&self, started: &Cell<bool>) -> Result<Bytes, HeadEnd> {
+    pub async fn head(&self, started: &Cell<bool>) -> Result<WholeHead, HeadEnd> {
         let mut scanner = HeadScanner::default();
         let mut bytes = std::mem::take(&mut self.reading.borrow_mut().ahead);
         if bytes.is_empty() {
@@ -187,7 +186,7 @@ impl Source {
         }
         started.set(true);
         if let Some(range) = scanner.scan(&bytes).map_err(HeadEnd::Invalid)? {
-            return Ok(self.split(bytes, range));
+            return Ok(self.split(bytes, range.end, scanner));
         }
         let mut partial = BytesMut::from(&bytes[..]);
         drop(bytes);
@@ -198,15 +197,15 @@ impl Source {
             };
             partial.extend_from_slice(&more);
             if let Some(range) = scanner.scan(&partial).map_err(HeadEnd::Invalid)? {
-                return Ok(self.split(partial.freeze(), range));
+                return Ok(self.split(partial.freeze(), range.end, scanner));
             }
         }
     }
 
-    fn split(&self, mut bytes: Bytes, range: std::ops::Range<usize>) -> Bytes {
-        let head = bytes.split_to(range.end).slice(range.start..);
+    fn split(&self, mut bytes: Bytes, end: usize, scanner: HeadScanner) -> WholeHead {
+        let head = bytes.split_to(end);
         self.reading.borrow_mut().ahead = bytes;
-        head
+        scanner.into_head(head)
     }
 
     async fn more(&self) -> Result<Bytes, HeadEnd> {
@@ -329,11 +328,9 @@ impl Reading {
     fn event(&mut self, event: Event) -> Step {
         match event {
             Event::Data(data) => Step::Frame(Frame::Data(data)),
-            Event::End(block, spans) => {
+            Event::End(mut fields) => {
                 self.framing = Framing::Done;
-                let lines = spans.iter().map(|s| (&block[s.name.clone()], &block[s.value.clone()]));
-                let mut fields = Fields::from_parsed(&block, lines);
-                fields.remove_if(|name, _| hygiene::forbidden_in_trailers(name));
+                fields.remove_all(hygiene::FORBIDDEN_IN_TRAILERS);
                 if fields.is_empty() { Step::End } else { Step::Frame(Frame::Trailers(fields)) }
             }
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::head::{BodyLength, Fields, Method, RequestHead, ResponseHead, Version};
 use crate::hygiene;
+use crate::known::Known;
 
 /// How the body is framed on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub fn request(head: &RequestHead, address: SocketAddr, out: &mut Vec<u8>) -> Co
     }
     out.extend_from_slice(b"\r\n");
     write_fields(&head.fields, out);
-    let is_te = head.fields.contains("te");
+    let is_te = head.fields.names().has(Known::Te);
     if let Some(protocol) = &head.upgrade {
         out.extend_from_slice(if is_te {
             b"connection: upgrade, te\r\nupgrade: "
@@ -135,14 +136,14 @@ pub fn response(
 pub fn last_chunk(trailers: Option<&Fields>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");
     if let Some(fields) = trailers {
-        hygiene::write_lines(fields, hygiene::forbidden_in_trailers, out);
+        hygiene::write_lines(fields, hygiene::FORBIDDEN_IN_TRAILERS, out);
     }
     out.extend_from_slice(b"\r\n");
 }
 
 /// Readers leave no framing among the fields. If one did, whoever wrote it would decide where our message ends.
 fn write_fields(fields: &Fields, out: &mut Vec<u8>) {
-    hygiene::write_lines(fields, hygiene::is_owned_by_writers, out);
+    hygiene::write_lines(fields, hygiene::OWNED_BY_WRITERS, out);
 }
 
 fn write_length(out: &mut Vec<u8>, length: u64) {

@@ -10,14 +10,18 @@
 //! A TCP stream has the first line only. Keys that a reader does not know are skipped. Nothing in a head frames: lengths are
 //! data for the writer at the far end.
 
+use std::ops::Range;
+
 use bytes::Bytes;
-use leno_model::{AppProtocol, Name};
+use leno_model::AppProtocol;
 
 use super::frame::MAX_HEAD_TEXT;
 use crate::authority::Authority;
 use crate::h1::write::write_decimal;
 use crate::head::{BodyLength, Fields, HeadError, Method, RequestHead, ResponseHead, Version};
 use crate::hygiene;
+use crate::known::{Known, NameSet};
+use crate::lines::{is_plain_target, is_target, is_word, word_end};
 
 /// What a stream carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,13 +58,16 @@ impl StreamMeta {
     }
 }
 
-fn is_service(text: &str) -> bool {
-    text.split_once('/').is_some_and(|(namespace, name)| Name::check(namespace).is_ok() && Name::check(name).is_ok())
-}
-
-/// Whether `text` can stand between spaces on a line.
-fn is_word(text: &[u8]) -> bool {
-    text.iter().all(|&b| b > b' ' && b != 0x7f)
+/// Two DNS labels with a slash between them, each as [`leno_model::Name::check`] has it.
+fn is_service(text: &[u8]) -> bool {
+    let is_label = |text: &[u8]| {
+        (1..=63).contains(&text.len())
+            && text.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            && text[0] != b'-'
+            && text[text.len() - 1] != b'-'
+    };
+    let slash = text.iter().position(|b| *b == b'/');
+    slash.is_some_and(|at| is_label(&text[..at]) && is_label(&text[at + 1..]))
 }
 
 fn put_length(out: &mut Vec<u8>, length: BodyLength) {
@@ -139,7 +146,7 @@ pub fn put_request(out: &mut Vec<u8>, meta: &StreamMeta, head: &RequestHead) -> 
     }
     put_upgrade(out, head.upgrade.as_ref())?;
     out.extend_from_slice(b"\r\n");
-    hygiene::write_lines(&head.fields, hygiene::is_owned_by_writers, out);
+    hygiene::write_lines(&head.fields, hygiene::OWNED_BY_WRITERS, out);
     bounded(out, from)
 }
 
@@ -150,64 +157,98 @@ pub fn put_response(out: &mut Vec<u8>, head: &ResponseHead) -> Result<(), HeadEr
     put_length(out, head.length);
     put_upgrade(out, head.upgrade.as_ref())?;
     out.extend_from_slice(b"\r\n");
-    hygiene::write_lines(&head.fields, hygiene::is_owned_by_writers, out);
+    hygiene::write_lines(&head.fields, hygiene::OWNED_BY_WRITERS, out);
     bounded(out, from)
 }
 
-/// The text up to the next CRLF, and what follows it.
-fn split_line(text: &Bytes) -> Result<(Bytes, Bytes), HeadError> {
-    let end = memchr::memchr(b'\n', text).ok_or(HeadError::Start)?;
-    let line = text[..end].strip_suffix(b"\r").ok_or(HeadError::Start)?;
-    if !line.iter().all(|&b| b >= b' ' && b != 0x7f) {
-        return Err(HeadError::Start);
+/// A key, and where its value lies.
+type Pair<'a> = (&'a [u8], Range<usize>);
+
+/// Lines of words with single spaces between them; places are in the whole text, of which parts are then shared.
+struct Words<'a> {
+    text: &'a [u8],
+    at: usize,
+    is_line_over: bool,
+}
+
+impl<'a> Words<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        Self { text, at: 0, is_line_over: false }
     }
-    Ok((text.slice(..line.len()), text.slice(end + 1..)))
+
+    /// The line's next word.
+    fn next(&mut self) -> Result<Option<Range<usize>>, HeadError> {
+        if self.is_line_over {
+            return Ok(None);
+        }
+        let (start, end) = (self.at, word_end(self.text, self.at));
+        match self.text.get(end..) {
+            Some([b' ', ..]) => self.at = end + 1,
+            Some([b'\r', b'\n', ..]) => (self.at, self.is_line_over) = (end + 2, true),
+            _ => return Err(HeadError::Start),
+        }
+        Ok(Some(start..end))
+    }
+
+    fn need(&mut self) -> Result<Range<usize>, HeadError> {
+        self.next()?.ok_or(HeadError::Start)
+    }
+
+    /// The next `key=value`; the key is one letter here, but future keys may be longer.
+    fn pair(&mut self) -> Result<Option<Pair<'a>>, HeadError> {
+        let Some(word) = self.next()? else { return Ok(None) };
+        let bytes = &self.text[word.clone()];
+        let key = bytes.iter().position(|b| *b == b'=').ok_or(HeadError::Start)?;
+        Ok(Some((&bytes[..key], word.start + key + 1..word.end)))
+    }
+
+    /// Goes on to the next line, when this one is over.
+    fn next_line(&mut self) -> usize {
+        debug_assert!(self.is_line_over, "the words behind would not be checked");
+        self.is_line_over = false;
+        self.at
+    }
 }
 
 fn number(text: &[u8]) -> Result<u64, HeadError> {
-    let digits = !text.is_empty() && text.len() <= 19 && text.iter().all(u8::is_ascii_digit);
-    if !digits {
+    if text.is_empty() || text.len() > 19 {
         return Err(HeadError::Start);
     }
-    Ok(text.iter().fold(0, |n, b| n * 10 + u64::from(b - b'0')))
+    // 19 digits are below 2^64.
+    text.iter().try_fold(0, |sum, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit < 10 { Ok(sum * 10 + u64::from(digit)) } else { Err(HeadError::Start) }
+    })
 }
 
-/// Splits `key=value`; the key is one letter here, but future keys may be longer.
-fn pair(word: &[u8]) -> Result<(&[u8], &[u8]), HeadError> {
-    let at = memchr::memchr(b'=', word).ok_or(HeadError::Start)?;
-    Ok((&word[..at], &word[at + 1..]))
-}
-
-fn length(value: &[u8]) -> Result<BodyLength, HeadError> {
+fn parse_length(value: &[u8]) -> Result<BodyLength, HeadError> {
     if value == b"*" { Ok(BodyLength::Unknown) } else { number(value).map(BodyLength::Exact) }
 }
 
-fn parse_meta(line: &Bytes) -> Result<StreamMeta, HeadError> {
-    let mut words = line.split(|&b| b == b' ');
-    let mut next = || words.next().ok_or(HeadError::Start);
-    let service = next()?;
-    if !std::str::from_utf8(service).is_ok_and(is_service) {
+fn parse_meta(text: &Bytes, words: &mut Words<'_>) -> Result<StreamMeta, HeadError> {
+    let service = words.need()?;
+    if !is_service(&text[service.clone()]) {
         return Err(HeadError::Start);
     }
     let mut meta = StreamMeta {
-        service: line.slice(..service.len()),
-        port: u16::try_from(number(next()?)?).map_err(|_| HeadError::Start)?,
-        kind: match next()? {
+        service: text.slice(service),
+        port: u16::try_from(number(&text[words.need()?])?).map_err(|_| HeadError::Start)?,
+        kind: match &text[words.need()?] {
             b"http" => StreamKind::Http,
             b"tcp" => StreamKind::Tcp,
             _ => return Err(HeadError::Start),
         },
         protocol: {
-            let word = next()?;
+            let word = &text[words.need()?];
             AppProtocol::ALL.into_iter().find(|p| p.as_str().as_bytes() == word).ok_or(HeadError::Start)?
         },
         attempt: 0,
         deadline_ms: None,
     };
-    for word in words {
-        match pair(word)? {
-            (b"a", value) => meta.attempt = u32::try_from(number(value)?).map_err(|_| HeadError::Start)?,
-            (b"d", value) => meta.deadline_ms = Some(number(value)?),
+    while let Some((key, value)) = words.pair()? {
+        match key {
+            b"a" => meta.attempt = u32::try_from(number(&text[value])?).map_err(|_| HeadError::Start)?,
+            b"d" => meta.deadline_ms = Some(number(&text[value])?),
             _ => {}
         }
     }
@@ -216,33 +257,32 @@ fn parse_meta(line: &Bytes) -> Result<StreamMeta, HeadError> {
 
 /// Reads a request's head. A TCP stream is given the head of a CONNECT without target.
 pub fn parse_request(text: &Bytes) -> Result<(StreamMeta, RequestHead), HeadError> {
-    let (line, rest) = split_line(text)?;
-    let meta = parse_meta(&line)?;
+    let mut words = Words::new(text);
+    let meta = parse_meta(text, &mut words)?;
+    let second = words.next_line();
     if meta.kind == StreamKind::Tcp {
         let mut head = RequestHead::new(Method::Connect, Bytes::new(), Bytes::new());
         head.length = BodyLength::Unknown;
-        return if rest.is_empty() { Ok((meta, head)) } else { Err(HeadError::Start) };
+        return if second == text.len() { Ok((meta, head)) } else { Err(HeadError::Start) };
     }
-    let (line, rest) = split_line(&rest)?;
-    let mut words = line.split(|&b| b == b' ');
-    let method = words.next().and_then(Method::parse).ok_or(HeadError::Start)?;
-    let target = words.next().filter(|t| !t.is_empty()).ok_or(HeadError::Start)?;
-    let mut head = RequestHead::new(method, Bytes::new(), line.slice_ref(target));
-    for word in words {
-        match pair(word)? {
-            (b"h", value) => head.authority = line.slice_ref(value),
+    let method = Method::parse(&text[words.need()?]).ok_or(HeadError::Start)?;
+    let target = text.slice(words.need()?);
+    let mut head = RequestHead::new(method, Bytes::new(), target);
+    while let Some((key, value)) = words.pair()? {
+        match (key, &text[value.clone()]) {
+            (b"h", _) => head.authority = text.slice(value),
             (b"v", b"10") => head.version = Version::Http10,
             (b"v", b"2") => head.version = Version::Http2,
-            (b"l", value) => head.length = length(value)?,
+            (b"l", length) => head.length = parse_length(length)?,
             (b"e", b"1") => head.expect_continue = true,
-            (b"u", value) if !value.is_empty() => head.upgrade = Some(line.slice_ref(value)),
+            (b"u", [_, ..]) => head.upgrade = Some(text.slice(value)),
             _ => {}
         }
     }
     check_request(&head)?;
-    head.fields = parse_fields(rest, hygiene::is_owned_by_writers)?;
+    head.fields = parse_fields(text.clone(), words.next_line(), hygiene::OWNED_BY_WRITERS)?;
     // Codings are between neighbours; only the word about trailers crosses the mesh.
-    if head.fields.get_all("te").any(|value| !value.eq_ignore_ascii_case(b"trailers")) {
+    if head.fields.values(Known::Te).any(|value| !value.eq_ignore_ascii_case(b"trailers")) {
         return Err(HeadError::Framing);
     }
     Ok((meta, head))
@@ -250,15 +290,17 @@ pub fn parse_request(text: &Bytes) -> Result<(StreamMeta, RequestHead), HeadErro
 
 /// What the readers of HTTP/1 and HTTP/2 refuse, a peer that reads nothing may not slip past them: our writers rely on it.
 fn check_request(head: &RequestHead) -> Result<(), HeadError> {
-    let is_authority = |text: &[u8]| Authority::parse(text).is_ok();
+    let is_authority = |text: &[u8]| Authority::check(text).is_ok();
     let is_target = match head.method {
         Method::Connect => Authority::parse(&head.target).is_ok_and(|target| {
             let is_same = |port| Authority::parse(&head.authority).is_ok_and(|host| target.is_same(&host, port));
             target.port.is_some_and(|port| head.authority.is_empty() || is_same(port))
         }),
         Method::Options if head.target == "*" => true,
-        // UTF-8, because the readers of HTTP/1 take nothing else.
-        _ => head.target.starts_with(b"/") && !head.target.contains(&b'#') && str::from_utf8(&head.target).is_ok(),
+        _ => {
+            let is_odd = || is_target(&head.target) && !head.target.contains(&b'#');
+            head.target.starts_with(b"/") && (is_plain_target(&head.target) || is_odd())
+        }
     };
     // A request with a body, or CONNECT, does not switch; h2c and TLS inside would hide requests from the policy.
     let may_switch = head.method != Method::Connect && head.length.exact() == Some(0);
@@ -271,15 +313,15 @@ fn check_request(head: &RequestHead) -> Result<(), HeadError> {
     if is_fine { Ok(()) } else { Err(HeadError::Start) }
 }
 
-/// Field lines of a peer, none of which `forbidden` points at.
-fn parse_fields(lines: Bytes, forbidden: fn(&[u8]) -> bool) -> Result<Fields, HeadError> {
-    let fields = Fields::parse(lines)?;
-    if fields.iter().any(|(name, _)| forbidden(name)) { Err(HeadError::Framing) } else { Ok(fields) }
+/// Field lines of a peer from `at` on, none of which is of the kinds in `forbidden`.
+fn parse_fields(text: Bytes, at: usize, forbidden: NameSet) -> Result<Fields, HeadError> {
+    let fields = Fields::parse_from(text, at)?;
+    if fields.names().meets(forbidden) { Err(HeadError::Framing) } else { Ok(fields) }
 }
 
 /// Reads a peer's trailers.
 pub fn parse_trailers(lines: Bytes) -> Result<Fields, HeadError> {
-    parse_fields(lines, hygiene::forbidden_in_trailers)
+    parse_fields(lines, 0, hygiene::FORBIDDEN_IN_TRAILERS)
 }
 
 /// Reads the head of a final response.
@@ -294,22 +336,21 @@ pub fn parse_interim(text: &Bytes) -> Result<ResponseHead, HeadError> {
 }
 
 fn parse_any_response(text: &Bytes) -> Result<ResponseHead, HeadError> {
-    let (line, rest) = split_line(text)?;
-    let mut words = line.split(|&b| b == b' ');
-    let status = words.next().map(number).ok_or(HeadError::Start)??;
+    let mut words = Words::new(text);
+    let status = number(&text[words.need()?])?;
     let status = u16::try_from(status).ok().filter(|s| (100..1000).contains(s)).ok_or(HeadError::Start)?;
     let mut head = ResponseHead::new(status);
-    for word in words {
-        match pair(word)? {
-            (b"l", value) => head.length = length(value)?,
-            (b"u", value) if !value.is_empty() => head.upgrade = Some(line.slice_ref(value)),
+    while let Some((key, value)) = words.pair()? {
+        match (key, &text[value.clone()]) {
+            (b"l", length) => head.length = parse_length(length)?,
+            (b"u", [_, ..]) => head.upgrade = Some(text.slice(value)),
             _ => {}
         }
     }
     if (head.status == 101) != head.upgrade.is_some() {
         return Err(HeadError::Start);
     }
-    head.fields = parse_fields(rest, hygiene::is_owned_by_writers)?;
+    head.fields = parse_fields(text.clone(), words.next_line(), hygiene::OWNED_BY_WRITERS)?;
     Ok(head)
 }
 
@@ -361,6 +402,18 @@ mod tests {
             let read = written.then(|| parse_response(&out.into()).unwrap().upgrade.unwrap());
             assert_eq!(read.as_deref(), expected.map(str::as_bytes), "{given:?}");
         }
+    }
+
+    #[test]
+    fn a_service_is_two_names() {
+        let is_name = |text: &str| leno_model::Name::check(text).is_ok();
+        let long = "a".repeat(64);
+        let labels = ["", "a", "a-b", "-a", "a-", "0", "A", "a.b", "a_b", "a/b", "\u{e9}", &long[1..], &long];
+        for (namespace, name) in labels.iter().flat_map(|a| labels.iter().map(move |b| (*a, *b))) {
+            let text = format!("{namespace}/{name}");
+            assert_eq!(is_service(text.as_bytes()), is_name(namespace) && is_name(name), "{text}");
+        }
+        assert!(!is_service(b"") && !is_service(b"a") && !is_service(b"a/\xff"));
     }
 
     #[test]

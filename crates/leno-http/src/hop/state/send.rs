@@ -114,7 +114,7 @@ impl Engine {
             None => Tail::End,
             Some(fields) => {
                 let mut lines = Vec::with_capacity(fields.wire_len());
-                hygiene::write_lines(fields, hygiene::forbidden_in_trailers, &mut lines);
+                hygiene::write_lines(fields, hygiene::FORBIDDEN_IN_TRAILERS, &mut lines);
                 if lines.len() > crate::MAX_HEAD { Tail::End } else { Tail::Trailers(lines) }
             }
         };
