@@ -4,6 +4,9 @@
 
 pub mod chunked;
 mod client;
+mod ending;
+mod idle;
+mod lease;
 mod outbox;
 pub mod parse;
 mod pool;
@@ -14,7 +17,8 @@ mod server;
 mod source;
 pub mod write;
 
-pub use client::{Client, ClientSettings, ConnectGuard, LeasedBody, connect};
+pub use client::{Client, ClientSettings, ConnectGuard, Sending, connect};
+pub use lease::LeasedBody;
 pub(crate) use request::content_length;
 pub use server::serve;
 pub use source::IncomingBody;

@@ -32,6 +32,7 @@ mod spare;
 pub mod tcp;
 
 pub use body::{Body, BodyError, BodyStream, Frame, InterimSink, Request, Response};
+pub use h1::Sending;
 pub use head::{BodyLength, Fields, HeadError, Method, RequestHead, ResponseHead, Version};
 pub use known::{Known, NameSet};
 pub use refusal::{Refusal, StreamError};

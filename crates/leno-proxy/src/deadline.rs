@@ -8,11 +8,11 @@ use tokio::time::Instant;
 /// The deadline in `grpc-timeout` (gRPC over HTTP/2, "Requests"): at most 8 digits and a unit. A malformed one is the
 /// application's to judge.
 #[must_use]
-pub fn of_grpc(head: &RequestHead, now: Instant) -> Option<Instant> {
+pub fn of_grpc(head: &RequestHead) -> Option<Instant> {
     if !head.is_grpc() {
         return None;
     }
-    parse(head.fields.get("grpc-timeout")?).and_then(|timeout| now.checked_add(timeout))
+    parse(head.fields.get("grpc-timeout")?).and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
 fn parse(text: &[u8]) -> Option<Duration> {

@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -123,8 +124,11 @@ pub enum Hold {
     Outstanding(Outstanding),
 }
 
-/// One exchange.
-pub struct Exchange {
+/// One exchange, in a box that is used again: it is handed on from stage to stage, and it is large.
+pub struct Exchange(Option<Box<Option<Parts>>>);
+
+/// What an exchange consists of.
+pub struct Parts {
     /// What is known.
     pub facts: Facts,
     /// In the table of what is under way.
@@ -133,7 +137,8 @@ pub struct Exchange {
     pub deadline: Option<Instant>,
     /// It is the caller's, and earlier than ours: running into it says nothing of the upstream.
     pub is_callers_deadline: bool,
-    started: Instant,
+    /// By the worker's clock, in nanoseconds.
+    pub started: u64,
     stream_idle: u32,
     worker: Rc<Worker>,
     /// Counts as active in metrics.
@@ -141,6 +146,21 @@ pub struct Exchange {
     /// What ends with the exchange.
     holds: SmallVec<[Hold; 3]>,
     complete: bool,
+}
+
+const HERE: &str = "there until dropped";
+
+impl Deref for Exchange {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        self.0.as_deref().and_then(Option::as_ref).expect(HERE)
+    }
+}
+
+impl DerefMut for Exchange {
+    fn deref_mut(&mut self) -> &mut Parts {
+        self.0.as_deref_mut().and_then(Option::as_mut).expect(HERE)
+    }
 }
 
 impl Exchange {
@@ -151,13 +171,15 @@ impl Exchange {
         // First of all, so that whatever becomes of it has an id.
         let request_id = trace::join(&mut head.fields, worker);
         let mut exchange = Self::new(worker, direction, Class::Request, protocol, subject, request_id);
-        exchange.facts.method = match &head.method {
-            Method::Get => Bytes::from_static(b"GET"),
-            Method::Post => Bytes::from_static(b"POST"),
-            other => Bytes::copy_from_slice(other.as_str().as_bytes()),
-        };
-        exchange.facts.authority = head.authority.clone();
-        exchange.facts.target = head.target.clone();
+        if worker.telemetry().is_logging() {
+            exchange.facts.method = match &head.method {
+                Method::Get => Bytes::from_static(b"GET"),
+                Method::Post => Bytes::from_static(b"POST"),
+                other => Bytes::copy_from_slice(other.as_str().as_bytes()),
+            };
+            exchange.facts.authority = head.authority.clone();
+            exchange.facts.target = head.target.clone();
+        }
         exchange
     }
 
@@ -177,7 +199,7 @@ impl Exchange {
         request_id: RequestId,
     ) -> Self {
         let idle = 0;
-        Self {
+        let parts = Parts {
             facts: Facts {
                 direction,
                 service: None,
@@ -205,13 +227,16 @@ impl Exchange {
             live: worker.live.begin(class, idle, subject),
             deadline: None,
             is_callers_deadline: false,
-            started: Instant::now(),
+            started: worker.now(),
             stream_idle: 0,
             worker: Rc::clone(worker),
             active: None,
             holds: SmallVec::new(),
             complete: false,
-        }
+        };
+        let mut room = EXCHANGES.with(|rooms| rooms.borrow_mut().pop()).unwrap_or_default();
+        *room = Some(parts);
+        Self(Some(room))
     }
 
     /// Keeps `hold` until the exchange ends.
@@ -221,7 +246,8 @@ impl Exchange {
 
     /// The edge is known: from now on it counts as active there. A retry towards another peer moves it.
     pub fn set_active(&mut self) {
-        self.active = Some(self.worker.telemetry().active(&self.facts, self.live.class()));
+        let active = self.worker.telemetry().active(&self.facts, self.live.class());
+        self.active = Some(active);
     }
 
     /// The caller's side.
@@ -282,8 +308,19 @@ impl Exchange {
         };
     }
 
+    /// The exchange ends with this.
+    pub fn conclude(self, outcome: Result<Response, Refusal>) -> Result<Response, Refusal> {
+        match outcome {
+            Ok(response) => Ok(self.measure(response)),
+            Err(refusal) => {
+                self.refused(&refusal);
+                Err(refusal)
+            }
+        }
+    }
+
     /// The exchange ends with this refusal.
-    pub fn refused(mut self, refusal: &Refusal) {
+    fn refused(mut self, refusal: &Refusal) {
         self.facts.status = if self.facts.protocol == AppProtocol::Tcp { 0 } else { refusal.http_status() };
         if self.facts.protocol == AppProtocol::Grpc {
             self.facts.status = 200;
@@ -294,8 +331,7 @@ impl Exchange {
     }
 
     /// The exchange ends when the answer's body does.
-    #[must_use]
-    pub fn measure(mut self, mut response: Response) -> Response {
+    fn measure(mut self, mut response: Response) -> Response {
         self.facts.status = response.head.status;
         self.note_grpc_status(&response.head.fields);
         if response.head.status == 101 {
@@ -344,12 +380,27 @@ impl Drop for Exchange {
             let reason = self.live.ended().unwrap_or(Reason::DownstreamReset);
             self.fail(reason, Cow::Borrowed(""));
         }
-        self.worker.record(&self.facts, self.started.elapsed(), self.request().received.get());
+        self.worker.record(&self.facts, self.active.as_ref(), self.started, self.request().received.get());
+        let Some(mut room) = self.0.take() else { return };
+        // Before the list is touched: what it holds may be an exchange itself.
+        *room = None;
+        let mut room = Some(room);
+        let _ = EXCHANGES.try_with(|rooms| {
+            let mut rooms = rooms.borrow_mut();
+            if rooms.len() < MAX_ROOMS {
+                rooms.extend(room.take());
+            }
+        });
     }
 }
 
+thread_local! {
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
+    static EXCHANGES: RefCell<Vec<Box<Option<Parts>>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// What an exchange ended from outside is refused with.
-fn ended(reason: Reason) -> Refusal {
+pub fn ended(reason: Reason) -> Refusal {
     Refusal { reason, status: None, detail: Cow::Borrowed(""), unprocessed: false }
 }
 
@@ -388,10 +439,13 @@ struct CountedRequest {
 
 impl BodyStream for CountedRequest {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
-        if let Poll::Ready(reason) = self.live.poll_ended(2, cx) {
+        if let Some(reason) = self.live.ended() {
             return Poll::Ready(Some(Err(BodyError::new(reason, ""))));
         }
         let mut polled = self.body.poll_frame(cx);
+        if polled.is_pending() {
+            let _ = self.live.poll_ended(2, cx);
+        }
         strip_trailers(&mut polled);
         match &polled {
             Poll::Ready(Some(Ok(Frame::Data(bytes)))) => {
@@ -424,14 +478,19 @@ struct Measured {
 
 impl BodyStream for Measured {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
-        let ended = self.exchange.as_ref().map_or(Poll::Pending, |exchange| exchange.live.poll_ended(1, cx));
-        if let Poll::Ready(reason) = ended {
+        if let Some(reason) = self.exchange.as_ref().and_then(|exchange| exchange.live.ended()) {
             return self.broken(BodyError::new(reason, ""));
         }
-        if self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
-            return self.broken(BodyError::new(Reason::RequestTimeout, "the answer was not complete in time"));
-        }
         let mut polled = self.body.poll_frame(cx);
+        if polled.is_pending() {
+            // Whoever could end it must know whom to wake; what is ready needs no waker.
+            if let Some(exchange) = &self.exchange {
+                let _ = exchange.live.poll_ended(1, cx);
+            }
+            if self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
+                return self.broken(BodyError::new(Reason::RequestTimeout, "the answer was not complete in time"));
+            }
+        }
         strip_trailers(&mut polled);
         let Some(exchange) = &mut self.exchange else { return polled };
         match &polled {

@@ -9,18 +9,22 @@
 
 pub mod connection;
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use leno_http::hop::{Peer, StreamKind, StreamMeta};
-use leno_http::{Refusal, Request, Response, hygiene};
+use leno_http::{Refusal, Request, Response, Sending, hygiene};
 use leno_model::{AppProtocol, NamespacedName, Reason};
 use leno_plan::{InboundPlan, InboundPort};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::exchange::{Exchange, Hold, InboundSubject, Subject};
+use crate::handling::{Handling, Work};
 use crate::look::{self, Look};
 use crate::snapshot::Snapshot;
 use crate::worker::Worker;
@@ -30,17 +34,12 @@ use leno_telemetry::metrics::Direction;
 /// replaced (docs/reference/headers.md).
 pub const SOURCE_IDENTITY: &str = "leno-source-identity";
 
-/// One stream of a hop, from its head to its record. Dropping the future means that the origination has reset it.
-pub async fn handle(
-    worker: Rc<Worker>,
-    peer: Rc<Peer>,
-    meta: StreamMeta,
-    mut request: Request,
-) -> Result<Response, Refusal> {
+/// One stream of a hop, from its head to its record. Dropping it means that the origination has reset the stream.
+pub fn handle(worker: &Rc<Worker>, peer: Rc<Peer>, meta: &StreamMeta, mut request: Request) -> Handling<Answer> {
     let (namespace, name) = meta.service_parts();
-    let service = worker
-        .service_name(namespace, name)
-        .map_err(|_| Refusal::new(Reason::MalformedRequest, "the stream names no service"))?;
+    let Ok(service) = worker.service_name(namespace, name) else {
+        return Handling::refused(Refusal::new(Reason::MalformedRequest, "the stream names no service"));
+    };
     let subject = Subject::from(InboundSubject {
         service: service.clone(),
         port: meta.port,
@@ -48,31 +47,28 @@ pub async fn handle(
         head: (meta.kind == StreamKind::Http).then(|| request.head.clone()),
     });
     let mut exchange = match meta.kind {
-        StreamKind::Http => Exchange::http(&worker, Direction::Inbound, &mut request.head, subject),
-        StreamKind::Tcp => Exchange::tcp(&worker, Direction::Inbound, subject),
+        StreamKind::Http => Exchange::http(worker, Direction::Inbound, &mut request.head, subject),
+        StreamKind::Tcp => Exchange::tcp(worker, Direction::Inbound, subject),
     };
     exchange.facts.port = meta.port;
     exchange.facts.source = Some(peer.identity.spiffe.clone());
     exchange.facts.destination = worker.identity();
     exchange.facts.attempts = meta.attempt.saturating_add(1);
-    match exchange.run(async |exchange| stages(&worker, &peer, &meta, service, exchange, request).await).await {
-        Ok(response) => Ok(exchange.measure(response)),
-        Err(refusal) => {
-            exchange.refused(&refusal);
-            Err(refusal)
-        }
+    match stages(worker, &peer, meta, service, &mut exchange, request) {
+        Ok(answer) => Handling::under_way(exchange, answer),
+        Err(refusal) => Handling::decided(exchange, Err(refusal)),
     }
 }
 
 /// The stages, in the only order that is right.
-async fn stages(
+fn stages(
     worker: &Rc<Worker>,
     peer: &Peer,
     meta: &StreamMeta,
     service: NamespacedName,
     exchange: &mut Exchange,
     mut request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Answer, Refusal> {
     // First: what is not ours must not be answered for, whoever asks (D5).
     let snapshot = worker.snapshot();
     let (plan, port) = owned(&snapshot, &service, meta)?;
@@ -105,14 +101,24 @@ async fn stages(
     exchange.facts.upstream = Some(app);
     exchange.set_active();
     exchange.set_idle(&port.timeouts);
-    match meta.kind {
+    let kind = meta.kind;
+    let sending = match kind {
         StreamKind::Tcp => {
             let body = exchange.count_request(request.body);
-            let opened = worker.plain.tcp(app, port.timeouts.connect, body).await;
-            Ok(opened.inspect_err(|error| worker.app_failed(port.app_port, error))?)
+            let (worker, limit) = (Rc::clone(worker), port.timeouts.connect);
+            Sending::boxed(async move { worker.plain.tcp(app, limit, body).await })
         }
-        StreamKind::Http => to_app(worker, peer, meta, exchange, port, request, app).await,
-    }
+        StreamKind::Http => to_app(worker, peer, meta, exchange, port, request, app),
+    };
+    // Streams have no deadline, once they are open, and to open one has its own.
+    let until = exchange.deadline.filter(|_| kind == StreamKind::Http);
+    Ok(Answer {
+        worker: Rc::clone(worker),
+        sending,
+        timer: until.map(|at| Box::pin(tokio::time::sleep_until(at))),
+        app_port: port.app_port,
+        kind,
+    })
 }
 
 /// The plan of the port that the stream names, if this workload serves it.
@@ -160,37 +166,53 @@ fn decide(
 }
 
 /// Sends a request to the application.
-async fn to_app(
-    worker: &Rc<Worker>,
+fn to_app(
+    worker: &Worker,
     peer: &Peer,
     meta: &StreamMeta,
-    exchange: &mut Exchange,
+    exchange: &Exchange,
     port: &InboundPort,
     mut request: Request,
     app: SocketAddr,
-) -> Result<Response, Refusal> {
+) -> Sending {
     // A peer's proxy has done so too, but a peer is only as honest as its host.
     hygiene::strip_internal(&mut request.head.fields);
     request.head.fields.append(SOURCE_IDENTITY, peer.identity.spiffe.as_str().as_bytes());
     request.body = exchange.count_request(request.body);
     let protocol = port.protocol.unwrap_or(meta.protocol);
-    let sent = worker.now();
-    // Pinned once: moved into two branches it would take its place in this future twice.
-    let sending = std::pin::pin!(worker.plain.send(app, protocol, request, port.timeouts.connect));
-    let answered = match exchange.deadline {
-        Some(at) => match tokio::time::timeout_at(at, sending).await {
-            Ok(answered) => answered,
-            Err(_) => {
-                return Err(in_flight(Reason::RequestTimeout, "the deadline that the caller's proxy set has passed"));
+    worker.plain.send(app, protocol, request, port.timeouts.connect)
+}
+
+/// The application's answer, awaited.
+pub struct Answer {
+    worker: Rc<Worker>,
+    sending: Sending,
+    timer: Option<Pin<Box<Sleep>>>,
+    app_port: u16,
+    kind: StreamKind,
+}
+
+impl Work for Answer {
+    fn poll(&mut self, exchange: &mut Exchange, cx: &mut Context<'_>) -> Poll<Result<Response, Refusal>> {
+        let answered = match Pin::new(&mut self.sending).poll(cx) {
+            Poll::Ready(answered) => answered,
+            Poll::Pending => {
+                let is_late = self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
+                if !is_late {
+                    return Poll::Pending;
+                }
+                let detail = "the deadline that the caller's proxy set has passed";
+                return Poll::Ready(Err(in_flight(Reason::RequestTimeout, detail)));
             }
-        },
-        None => sending.await,
-    };
-    let mut response = answered.inspect_err(|error| worker.app_failed(port.app_port, error))?;
-    exchange.facts.answered_after = Some(worker.now().saturating_sub(sent));
-    // An application must not speak with the proxy's voice.
-    hygiene::strip_internal(&mut response.head.fields);
-    Ok(response)
+        };
+        let mut response = answered.inspect_err(|error| self.worker.app_failed(self.app_port, error))?;
+        if self.kind == StreamKind::Http {
+            exchange.facts.answered_after = Some(self.worker.now().saturating_sub(exchange.started));
+            // An application must not speak with the proxy's voice.
+            hygiene::strip_internal(&mut response.head.fields);
+        }
+        Poll::Ready(Ok(response))
+    }
 }
 
 fn in_flight(reason: Reason, detail: &'static str) -> Refusal {

@@ -17,6 +17,7 @@ mod deadline;
 mod dump;
 mod exchange;
 pub mod exposure;
+mod handling;
 mod hops;
 mod inbound;
 mod live;

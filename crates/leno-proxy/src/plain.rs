@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use leno_http::{Body, Method, Request, RequestHead, Response, StreamError, h1, h2, tcp};
+use leno_http::{Body, Method, Request, RequestHead, Response, Sending, StreamError, h1, h2, tcp};
 use leno_model::AppProtocol;
 
 /// Clients for plain HTTP/1 and HTTP/2, and plain TCP.
@@ -24,16 +24,13 @@ impl PlainPool {
     }
 
     /// Sends a request in the protocol that the other side is declared to speak; `limit` is on connecting.
-    pub async fn send(
-        &self,
-        address: SocketAddr,
-        protocol: AppProtocol,
-        request: Request,
-        limit: Duration,
-    ) -> Result<Response, StreamError> {
+    pub fn send(&self, address: SocketAddr, protocol: AppProtocol, request: Request, limit: Duration) -> Sending {
         match protocol {
-            AppProtocol::Http2 | AppProtocol::Grpc => self.h2.send_within(address, request, limit).await,
-            AppProtocol::Http | AppProtocol::Tcp => self.h1.send_within(address, request, limit).await,
+            AppProtocol::Http2 | AppProtocol::Grpc => {
+                let h2 = self.h2.clone();
+                Sending::boxed(async move { h2.send_within(address, request, limit).await })
+            }
+            AppProtocol::Http | AppProtocol::Tcp => self.h1.send_within(address, request, limit),
         }
     }
 

@@ -27,9 +27,15 @@ pub struct Telemetry {
     pub log: LogSender,
 }
 
-/// An exchange under way, counted until dropped.
+/// An exchange under way on an edge, counted until dropped.
+pub struct Active {
+    #[expect(dead_code, reason = "held for what dropping it does")]
+    counted: Counted,
+    cells: Rc<EdgeMetrics>,
+}
+
 #[expect(dead_code, reason = "held for what dropping it does")]
-pub enum Active {
+enum Counted {
     /// Among the active requests.
     Request(ActiveRequest),
     /// Among the open TCP and upgraded streams.
@@ -57,17 +63,37 @@ impl Recording {
         }
     }
 
-    /// An exchange has ended.
-    pub fn exchange(&self, facts: &Facts, took: Duration, received: u64, ended_at: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let cells = self.cells(facts);
+    /// Whether anybody wants access records.
+    #[must_use]
+    pub fn is_logging(&self) -> bool {
+        self.log.enabled()
+    }
+
+    /// An exchange has ended after `nanos`; `ended_at` is asked for the wall clock only if somebody wants to know.
+    pub fn exchange(
+        &self,
+        facts: &Facts,
+        active: Option<&Active>,
+        nanos: u64,
+        received: u64,
+        ended_at: impl FnOnce() -> Duration,
+    ) {
+        let found;
+        let cells = match active {
+            Some(active) => &active.cells,
+            None => {
+                found = self.cells(facts);
+                &found
+            }
+        };
         let status = (facts.status != 0).then_some(facts.status);
         cells.finished(Outcome::new(status, facts.grpc_status, facts.reason), nanos);
         cells.bytes_in(received);
         cells.bytes_out(facts.sent);
         (1..facts.attempts).filter(|_| facts.direction == Direction::Outbound).for_each(|_| cells.retry());
         if self.log.enabled() {
-            let began = u64::try_from(ended_at.saturating_sub(took).as_nanos()).unwrap_or(u64::MAX);
+            let began = ended_at().saturating_sub(Duration::from_nanos(nanos));
+            let began = u64::try_from(began.as_nanos()).unwrap_or(u64::MAX);
             self.log.send(record(facts, nanos, received, began));
         }
     }
@@ -76,10 +102,11 @@ impl Recording {
     #[must_use]
     pub fn active(&self, facts: &Facts, class: Class) -> Active {
         let cells = self.cells(facts);
-        match class {
-            Class::Request => Active::Request(cells.begin()),
-            Class::Stream => Active::Stream(cells.connection()),
-        }
+        let counted = match class {
+            Class::Request => Counted::Request(cells.begin()),
+            Class::Stream => Counted::Stream(cells.connection()),
+        };
+        Active { counted, cells }
     }
 
     fn cells(&self, facts: &Facts) -> Rc<EdgeMetrics> {

@@ -6,11 +6,10 @@
 mod run;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use leno_http::{DrainSignal, DrainWatch, Refusal, ServerSettings, StreamError};
 use leno_model::names::NameError;
@@ -28,7 +27,7 @@ use crate::outbound::ports::OutboundPort;
 use crate::plain::PlainPool;
 use crate::plane::Side;
 use crate::process::{Process, SharedPort};
-use crate::recording::Recording;
+use crate::recording::{Active, Recording};
 use crate::settings::{ProxySettings, ServedPort};
 use crate::snapshot::{DestinationState, LastUsed, Snapshot, Wish};
 
@@ -60,7 +59,7 @@ pub struct Worker {
     wishes: mpsc::Sender<Wish>,
     /// Which loopback address the application listens on, by its port; no more than there are served ports.
     app_loopbacks: RefCell<Vec<(u16, IpAddr)>>,
-    ports: RefCell<HashMap<(NamespacedName, u16), Rc<OutboundPort>>>,
+    ports: RefCell<BTreeMap<(NamespacedName, u16), Rc<OutboundPort>>>,
     /// The port used last: most requests go where the one before went.
     last_port: RefCell<Option<Rc<OutboundPort>>>,
     /// The plan used last and when it was, by the snapshot in force.
@@ -189,7 +188,7 @@ impl Worker {
 
     /// The plan of a destination. First use subscribes to it and waits up to a second (D2).
     pub async fn plan(&self, service: &NamespacedName) -> Result<Arc<DestinationPlan>, Refusal> {
-        match self.known_plan(service) {
+        match self.known_plan(service, self.now()) {
             Some(known) => known,
             None => Box::pin(self.first_plan(service)).await,
         }
@@ -203,7 +202,7 @@ impl Worker {
             // Registered before the look, so that a snapshot between the two is not missed.
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            if let Some(known) = self.known_plan(service) {
+            if let Some(known) = self.known_plan(service, self.now()) {
                 return known;
             }
             if tokio::time::timeout_at(deadline, changed).await.is_err() {
@@ -213,9 +212,10 @@ impl Worker {
         }
     }
 
-    fn known_plan(&self, service: &NamespacedName) -> Option<Result<Arc<DestinationPlan>, Refusal>> {
+    /// The plan of a destination, or why there is none, if it is known; `now` is by [`Worker::now`].
+    pub fn known_plan(&self, service: &NamespacedName, now: u64) -> Option<Result<Arc<DestinationPlan>, Refusal>> {
         // Never 0, which means never used.
-        let now = self.now() / 1_000_000_000 + 1;
+        let now = now / 1_000_000_000 + 1;
         if let Some((plan, used)) = &*self.last_plan.borrow()
             && plan.service == *service
         {
@@ -273,7 +273,7 @@ impl Worker {
     /// The state by the snapshot in force: a retry goes by what is known now, since the endpoint that failed may have gone.
     #[must_use]
     pub fn newest(&self, state: Rc<OutboundPort>, port: u16) -> Rc<OutboundPort> {
-        match self.known_plan(state.service()) {
+        match self.known_plan(state.service(), self.now()) {
             Some(Ok(plan)) if !state.is_of(&plan, port) => self.port(&plan, port).unwrap_or(state),
             _ => state,
         }
@@ -316,8 +316,9 @@ impl Worker {
     }
 
     /// Records a finished exchange.
-    pub fn record(&self, facts: &Facts, took: Duration, received: u64) {
-        self.telemetry.exchange(facts, took, received, self.clock.unix_time());
+    pub fn record(&self, facts: &Facts, active: Option<&Active>, started: u64, received: u64) {
+        let took = self.now().saturating_sub(started);
+        self.telemetry.exchange(facts, active, took, received, || self.clock.unix_time());
     }
 
     /// Metrics beside exchanges.
@@ -343,10 +344,8 @@ impl Worker {
     #[must_use]
     pub fn view(&self) -> serde_json::Value {
         let ports = self.ports.borrow();
-        let mut sorted: Vec<_> = ports.iter().collect();
-        sorted.sort_by(|a, b| a.0.cmp(b.0));
         let destinations: Vec<_> =
-            sorted.iter().map(|((service, port), state)| state.view(service, *port, self.now())).collect();
+            ports.iter().map(|((service, port), state)| state.view(service, *port, self.now())).collect();
         let hops: Vec<_> = self.hops.registry().hops().iter().map(view_hop).collect();
         serde_json::json!({"destinations": destinations, "hops": hops})
     }

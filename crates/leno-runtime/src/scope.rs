@@ -114,8 +114,15 @@ impl Scope {
                 if inner.cancelled.load(Ordering::SeqCst) {
                     return;
                 }
+                // Asked once, which registers this task; from then on being woken and looking at the flag is enough.
+                let mut is_registered = false;
                 std::future::poll_fn(move |context| {
-                    if cancel.as_mut().poll(context).is_ready() {
+                    let is_cancelled = match is_registered {
+                        true => inner.cancelled.load(Ordering::SeqCst),
+                        false => cancel.as_mut().poll(context).is_ready(),
+                    };
+                    is_registered = true;
+                    if is_cancelled {
                         return Poll::Ready(Ok(()));
                     }
                     poll_caught(future.as_mut(), context)

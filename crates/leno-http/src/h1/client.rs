@@ -13,24 +13,25 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use leno_model::Reason;
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
+use super::lease::Lease;
 use super::pool::Pool;
-use super::response::{self, Asked, ParsedResponse, ResponseBody};
-use super::send::{SendError, Writer};
-use super::source::{Framing, HeadEnd, IncomingBody, Source};
-use crate::body::{Body, InterimSink, PollFrame, Request, Response};
-use crate::head::BodyLength;
+use super::response::{self, Asked, ParsedResponse};
+use super::send::{SendError, Writer, with_outgoing};
+use super::source::{HeadEnd, HeadReader, Source};
+use crate::body::{Body, InterimSink, Request, Response};
+use crate::head::{BodyLength, Method};
 use crate::pump::{Gate, Pump};
-use crate::raw::{end_sending, probe_when_silent, reset};
+use crate::raw::{end_sending, probe_when_silent};
 use crate::refusal::StreamError;
-use crate::spare::{self, stock};
 
 /// Interim responses to one request; more is an upstream gone wrong. Twice what any sink passes on.
 const MAX_INTERIM: usize = 32;
@@ -128,31 +129,83 @@ impl Client {
     ///
     /// # Errors
     /// Why there is no response, and whether the request can have reached the application.
-    pub async fn send(&self, address: SocketAddr, request: Request) -> Result<Response, StreamError> {
-        self.send_within(address, request, self.settings.connect_timeout).await
+    pub fn send(&self, address: SocketAddr, request: Request) -> Sending {
+        self.send_within(address, request, self.settings.connect_timeout)
     }
 
     /// [`Client::send`] with a limit of its own on connecting.
-    pub async fn send_within(
-        &self,
-        address: SocketAddr,
-        request: Request,
-        connect_timeout: Duration,
-    ) -> Result<Response, StreamError> {
+    pub fn send_within(&self, address: SocketAddr, request: Request, connect_timeout: Duration) -> Sending {
         let asked = Asked::by(&request.head.method);
-        let exchange = Exchange { client: self, address, connect_timeout, asked };
-        if let Some(source) = self.pool.take(address) {
-            match exchange.run(source, request).await {
-                Ok(response) => return Ok(response),
-                Err(Failure::Stream(error)) => return Err(error),
-                // The kernel took no byte: it is the same as if the connection had not been in the pool.
-                Err(Failure::Unsent(request)) => {
-                    return exchange.fresh(*request).await;
-                }
-            }
+        let exchange = Exchange { client: self.clone(), address, connect_timeout, asked };
+        let Some(source) = self.pool.take(address) else { return Sending::boxed(exchange.fresh(request)) };
+        if !is_quick(&request) {
+            return Sending::boxed(exchange.on_pooled(source, request));
         }
-        exchange.fresh(request).await
+        let lease = exchange.lease(source);
+        match quick(&request, &lease) {
+            Ok(true) => Sending(Phase::Answer(Answer::new(lease, request.interim, asked))),
+            // The kernel took no byte: it is the same as if the connection had not been in the pool.
+            Ok(false) => Sending::boxed(exchange.fresh(request)),
+            Err(rest) => Sending::boxed(exchange.rest(lease, rest, request.interim)),
+        }
     }
+}
+
+/// A request on its way, until the head of its final response.
+///
+/// The usual case is small: the request is out, its answer is awaited. Whatever has to wait for something else first is on the heap.
+pub struct Sending(Phase);
+
+enum Phase {
+    Answer(Answer),
+    Slow(Pin<Box<dyn Future<Output = Result<Response, StreamError>>>>),
+}
+
+impl Sending {
+    /// A request that is sent in some other way.
+    #[must_use]
+    pub fn boxed(work: impl Future<Output = Result<Response, StreamError>> + 'static) -> Self {
+        Self(Phase::Slow(Box::pin(work)))
+    }
+}
+
+impl Future for Sending {
+    type Output = Result<Response, StreamError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Phase::Answer(answer) => answer.poll(cx),
+            Phase::Slow(work) => work.as_mut().poll(cx),
+        }
+    }
+}
+
+/// Whether all of a request is at hand and small: it is sent with one call, and nothing has to be waited for.
+fn is_quick(request: &Request) -> bool {
+    let head = &request.head;
+    let is_plain = head.upgrade.is_none() && head.method != Method::Connect && !head.expect_continue;
+    is_plain
+        && match &request.body {
+            Body::Empty => matches!(head.length, BodyLength::None | BodyLength::Exact(0)),
+            Body::Full(bytes) => bytes.len() <= INLINE_BODY && head.length == BodyLength::Exact(bytes.len() as u64),
+            _ => false,
+        }
+}
+
+/// Sends a request with one call. `Ok(false)`: nothing was sent; `Err`: what the kernel had no room for.
+fn quick(request: &Request, lease: &Lease) -> Result<bool, Vec<u8>> {
+    with_outgoing(|out| {
+        super::write::request(&request.head, lease.address, out);
+        if let Body::Full(bytes) = &request.body {
+            out.extend_from_slice(bytes);
+        }
+        match lease.io().try_write(out) {
+            Ok(length) if length == out.len() => Ok(true),
+            Ok(length) => Err(out[length..].to_vec()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(out.clone()),
+            Err(_) => Ok(false),
+        }
+    })
 }
 
 enum Failure {
@@ -161,15 +214,29 @@ enum Failure {
     Unsent(Box<Request>),
 }
 
-struct Exchange<'a> {
-    client: &'a Client,
+struct Exchange {
+    client: Client,
     address: SocketAddr,
     connect_timeout: Duration,
     asked: Asked,
 }
 
-impl Exchange<'_> {
-    async fn fresh(&self, request: Request) -> Result<Response, StreamError> {
+impl Exchange {
+    fn lease(&self, source: Rc<Source>) -> Lease {
+        Lease { source: Some(source), pool: Rc::clone(&self.client.pool), address: self.address, pump: None }
+    }
+
+    /// On a connection of the pool, or else on a new one.
+    async fn on_pooled(self, source: Rc<Source>, request: Request) -> Result<Response, StreamError> {
+        match self.run(source, request).await {
+            Ok(response) => Ok(response),
+            Err(Failure::Stream(error)) => Err(error),
+            // The kernel took no byte: it is the same as if the connection had not been in the pool.
+            Err(Failure::Unsent(request)) => self.fresh(*request).await,
+        }
+    }
+
+    async fn fresh(self, request: Request) -> Result<Response, StreamError> {
         self.client.settings.guard.check(self.address)?;
         let io = connect(self.address, self.connect_timeout).await?;
         let source = Source::new(Rc::new(io), Reason::UpstreamReset);
@@ -181,9 +248,19 @@ impl Exchange<'_> {
         })
     }
 
+    /// The rest of a request that did not fit into the socket at once.
+    async fn rest(self, lease: Lease, rest: Vec<u8>, interim: Option<InterimSink>) -> Result<Response, StreamError> {
+        let progress = Cell::new(0);
+        let io = Rc::clone(lease.io());
+        let mut writer = Writer::new(&io, &progress, Some(self.client.settings.write_timeout));
+        writer.append(&rest);
+        writer.flush().await.map_err(send_error)?;
+        drop(writer);
+        self.answer(Answer::new(lease, interim, self.asked)).await
+    }
+
     async fn run(&self, source: Rc<Source>, request: Request) -> Result<Response, Failure> {
-        let mut lease =
-            Lease { source: Some(source), pool: Rc::clone(&self.client.pool), address: self.address, pump: None };
+        let mut lease = self.lease(source);
         let Request { head, body, interim } = request;
         let is_tunnel = head.upgrade.is_some() || self.asked.is_connect;
         let is_small = match &body {
@@ -209,8 +286,9 @@ impl Exchange<'_> {
                 }
                 return Err(Failure::Stream(send_error(error)));
             }
-            return self.answer(lease, interim.as_ref(), is_tunnel).await.map_err(Failure::Stream);
+            return self.answer(Answer::new(lease, interim, self.asked)).await.map_err(Failure::Stream);
         }
+        let may_switch = head.upgrade.is_some() && !self.asked.is_connect;
         let gate = Rc::new(Gate::default());
         let is_held = head.expect_continue || is_tunnel;
         if !is_held {
@@ -226,57 +304,91 @@ impl Exchange<'_> {
             stall: self.client.settings.write_timeout,
         });
         lease.pump = Some((Pump::start(pump).await, gate));
-        self.answer(lease, interim.as_ref(), is_tunnel).await.map_err(Failure::Stream)
+        let answer = Answer { may_switch, ..Answer::new(lease, interim, self.asked) };
+        self.answer(answer).await.map_err(Failure::Stream)
     }
 
-    /// Reads heads until the final one.
-    async fn answer(
-        &self,
-        lease: Lease,
-        interim: Option<&InterimSink>,
-        is_tunnel: bool,
-    ) -> Result<Response, StreamError> {
-        for _ in 0..=MAX_INTERIM {
-            let parsed = self.next_head(&lease).await?;
+    async fn answer(&self, mut answer: Answer) -> Result<Response, StreamError> {
+        if answer.lease().is_waiting_for_100() {
+            answer.until_continue = Some(Box::pin(tokio::time::sleep(self.client.settings.continue_timeout)));
+        }
+        poll_fn(|cx| answer.poll(cx)).await
+    }
+}
+
+/// Waits for the head of the final response.
+struct Answer {
+    /// Taken by the response.
+    lease: Option<Lease>,
+    reader: HeadReader,
+    interim: Option<InterimSink>,
+    asked: Asked,
+    /// The request asks for an upgrade.
+    may_switch: bool,
+    /// Interim responses so far.
+    interims: usize,
+    /// The body is held back for a 100 until then.
+    until_continue: Option<Pin<Box<Sleep>>>,
+}
+
+impl Answer {
+    fn new(lease: Lease, interim: Option<InterimSink>, asked: Asked) -> Self {
+        Self {
+            lease: Some(lease),
+            reader: HeadReader::default(),
+            interim,
+            asked,
+            may_switch: false,
+            interims: 0,
+            until_continue: None,
+        }
+    }
+
+    fn lease(&self) -> &Lease {
+        self.lease.as_ref().expect("not polled again once there is a response")
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, StreamError>> {
+        loop {
+            let parsed = ready!(self.poll_head(cx))?;
             let status = parsed.head.status;
-            if status == 101 && (!is_tunnel || self.asked.is_connect) {
-                return Err(protocol_error("101 without an upgrade in the request"));
+            if status == 101 && !self.may_switch {
+                return Poll::Ready(Err(protocol_error("101 without an upgrade in the request")));
             }
             if !parsed.head.is_interim() {
-                return Ok(lease.response(parsed));
+                let lease = self.lease.take().expect("not polled again once there is a response");
+                return Poll::Ready(Ok(lease.response(parsed)));
+            }
+            self.interims += 1;
+            if self.interims > MAX_INTERIM {
+                return Poll::Ready(Err(protocol_error("more than 32 interim responses")));
             }
             if status == 100 {
-                lease.open_gate(true);
+                self.lease().open_gate(true);
             }
-            if let Some(interim) = interim {
+            if let Some(interim) = &self.interim {
                 interim.send(parsed.head);
             }
+            self.reader = HeadReader::default();
         }
-        Err(protocol_error("more than 32 interim responses"))
     }
 
-    async fn next_head(&self, lease: &Lease) -> Result<ParsedResponse, StreamError> {
-        let started = Cell::new(false);
-        let source = lease.source();
-        let mut head = pin!(source.head(&started));
-        let limit = self.client.settings.continue_timeout;
-        let mut waited = pin!(lease.is_waiting_for_100().then(|| tokio::time::sleep(limit)));
-        let whole = poll_fn(|cx| {
-            if let Poll::Ready(result) = head.as_mut().poll(cx) {
-                return Poll::Ready(result.map_err(head_error));
-            }
-            let is_late = |timer: Pin<&mut tokio::time::Sleep>, cx: &mut Context<'_>| timer.poll(cx).is_ready();
-            if lease.is_waiting_for_100() && waited.as_mut().as_pin_mut().is_some_and(|timer| is_late(timer, cx)) {
-                lease.open_gate(true);
-            }
-            // The caller's own failure ends the exchange; the application closing its reading side does not, it may still answer.
-            match lease.poll_pump(cx) {
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-            }
-        })
-        .await?;
-        response::read(whole, self.asked).map_err(|error| protocol_error(rule(error)))
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ParsedResponse, StreamError>> {
+        let lease = self.lease.as_ref().expect("not polled again once there is a response");
+        if let Poll::Ready(result) = lease.source().poll_head(&mut self.reader, cx) {
+            let whole = result.map_err(head_error)?;
+            return Poll::Ready(response::read(whole, self.asked).map_err(|error| protocol_error(rule(error))));
+        }
+        let is_late = self.until_continue.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
+        if is_late {
+            self.until_continue = None;
+            lease.open_gate(true);
+        }
+        // The caller's own failure ends the exchange; the application closing its reading side does not, it may still answer.
+        match lease.poll_pump(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
     }
 }
 
@@ -323,7 +435,7 @@ fn head_error(end: HeadEnd) -> StreamError {
     }
 }
 
-fn send_error(error: SendError) -> StreamError {
+pub(super) fn send_error(error: SendError) -> StreamError {
     match error {
         SendError::Io(error) => StreamError::in_flight(Reason::UpstreamReset, error.to_string()),
         SendError::Body(error) => StreamError::in_flight(error.reason, error.detail),
@@ -362,144 +474,4 @@ async fn pump(mut parts: PumpParts) -> Result<bool, SendError> {
         end_sending(&parts.io).map_err(SendError::Io)?;
     }
     Ok(true)
-}
-
-/// A connection in use: back to the pool when both messages are through, closed otherwise.
-struct Lease {
-    source: Option<Rc<Source>>,
-    pool: Rc<Pool>,
-    address: SocketAddr,
-    pump: Option<(Pump<SendError>, Rc<Gate>)>,
-}
-
-impl Lease {
-    fn source(&self) -> &Rc<Source> {
-        self.source.as_ref().expect("taken only when the lease ends")
-    }
-
-    fn io(&self) -> &Rc<TcpStream> {
-        &self.source().io
-    }
-
-    fn is_waiting_for_100(&self) -> bool {
-        self.pump.as_ref().is_some_and(|(_, gate)| gate.is_closed())
-    }
-
-    fn open_gate(&self, wanted: bool) {
-        if let Some((_, gate)) = &self.pump {
-            gate.open(wanted);
-        }
-    }
-
-    /// Ready with an error if the caller's body failed; an application that takes no more bytes is no error yet.
-    fn poll_pump(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        let Some((pumped, _)) = &self.pump else { return Poll::Pending };
-        match pumped.poll_failure(cx) {
-            Poll::Ready(Err(error @ (SendError::Body(_) | SendError::Length))) => Poll::Ready(Err(send_error(error))),
-            Poll::Ready(_) => Poll::Ready(Ok(())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
-    /// Makes the response; its body holds the lease.
-    fn response(self, parsed: ParsedResponse) -> Response {
-        let framing = match parsed.body {
-            ResponseBody::None => Framing::Done,
-            ResponseBody::Length(length) => Framing::Length(length),
-            ResponseBody::Chunked => Framing::Chunked(Box::default()),
-            ResponseBody::UntilClose => Framing::UntilClose,
-            ResponseBody::Raw => Framing::Raw,
-        };
-        let is_raw = parsed.body == ResponseBody::Raw;
-        // Without a 100 or a switch, whatever was held back is not wanted; with a switch its time has come.
-        self.open_gate(is_raw);
-        let body = self.source().begin(framing);
-        // A second of margin: the server's clock started before ours.
-        let limit = parsed.keep_alive_seconds.map(|s| Duration::from_secs(s.saturating_sub(1)));
-        let is_done =
-            matches!(parsed.body, ResponseBody::None) && self.pump.as_ref().is_none_or(|(pump, _)| pump.is_over());
-        let mut body = Leased { body, lease: Some(self), keep_alive: parsed.keep_alive, limit, is_raw };
-        if is_done {
-            body.finish();
-            return Response::new(parsed.head, Body::Empty);
-        }
-        let mut room: Box<Option<Leased>> = spare::take().unwrap_or_default();
-        *room = Some(body);
-        Response::new(parsed.head, Body::H1Leased(LeasedBody(Some(room))))
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        // Not finished: a reset tells the application that nobody waits any more, and costs no TIME_WAIT.
-        if let Some(source) = self.source.take() {
-            let _ = reset(&source.io);
-        }
-    }
-}
-
-/// A response body together with the connection it comes from, in a box that is used again.
-pub struct LeasedBody(Option<Box<Option<Leased>>>);
-
-stock!(LEASED: Box<Option<Leased>>);
-
-impl LeasedBody {
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
-        self.0.as_mut().and_then(|room| room.as_mut().as_mut()).expect("taken when dropped").poll_frame(cx)
-    }
-
-    pub(crate) fn is_end(&self) -> bool {
-        self.0.as_ref().and_then(|room| room.as_ref().as_ref()).is_none_or(Leased::is_end)
-    }
-}
-
-impl Drop for LeasedBody {
-    fn drop(&mut self) {
-        if let Some(mut room) = self.0.take() {
-            *room = None;
-            spare::give(room);
-        }
-    }
-}
-
-pub(crate) struct Leased {
-    body: IncomingBody,
-    lease: Option<Lease>,
-    keep_alive: bool,
-    limit: Option<Duration>,
-    is_raw: bool,
-}
-
-impl Leased {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
-        let polled = self.body.poll_frame(cx);
-        if matches!(polled, Poll::Ready(Some(Err(_)))) {
-            self.lease = None;
-        } else if polled.is_ready() && self.body.source().is_done() {
-            self.finish();
-        }
-        polled
-    }
-
-    fn is_end(&self) -> bool {
-        self.body.is_end()
-    }
-
-    /// The response is through: what becomes of the connection?
-    fn finish(&mut self) {
-        let Some(mut lease) = self.lease.take() else { return };
-        let Some(source) = lease.source.take() else { return };
-        let pump = lease.pump.take();
-        if self.is_raw {
-            // The caller's direction ends on its own.
-            if let Some((pumped, _)) = pump {
-                pumped.detach();
-            }
-            return;
-        }
-        let is_request_out = pump.as_ref().is_none_or(|(pumped, _)| pumped.is_whole());
-        if self.keep_alive && is_request_out {
-            lease.pool.put(lease.address, source, self.limit);
-        }
-    }
 }

@@ -54,6 +54,11 @@ impl Drop for Buffer {
     }
 }
 
+/// Lends an empty buffer for what goes out with one call.
+pub(super) fn with_outgoing<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    work(&mut Buffer::take().0)
+}
+
 /// Why a message could not be sent whole.
 #[derive(Debug)]
 pub(super) enum SendError {
@@ -84,6 +89,11 @@ impl<'a> Writer<'a> {
     /// Appends the head of a request. `address` stands in for a missing authority (HTTP/1.0 callers).
     pub fn request(&mut self, head: &RequestHead, address: SocketAddr) {
         self.coding = write::request(head, address, &mut self.out.0);
+    }
+
+    /// Appends what was formatted before.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.out.0.extend_from_slice(bytes);
     }
 
     /// Appends an interim response.

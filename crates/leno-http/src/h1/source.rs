@@ -70,6 +70,22 @@ pub(crate) struct Source {
     on_wanted: RefCell<Option<Box<dyn FnOnce()>>>,
 }
 
+/// How much of a head has been read.
+#[derive(Default)]
+pub(crate) struct HeadReader {
+    scanner: HeadScanner,
+    /// The head, as far as it has come in several reads.
+    partial: Option<Box<BytesMut>>,
+    has_started: bool,
+}
+
+impl HeadReader {
+    /// Its first byte has come.
+    pub fn has_started(&self) -> bool {
+        self.has_started
+    }
+}
+
 struct Reading {
     ahead: Bytes,
     framing: Framing,
@@ -176,44 +192,41 @@ impl Source {
         Poll::Ready(Ok(length))
     }
 
-    /// Reads until a head is whole; what follows stays ahead. `started` is set with its first byte.
-    /// Dropping the future loses the part of a head that had come; the connection is of no use then.
-    pub async fn head(&self, started: &Cell<bool>) -> Result<WholeHead, HeadEnd> {
-        let mut scanner = HeadScanner::default();
-        let mut bytes = std::mem::take(&mut self.reading.borrow_mut().ahead);
-        if bytes.is_empty() {
-            bytes = self.more().await?;
-        }
-        started.set(true);
-        if let Some(range) = scanner.scan(&bytes).map_err(HeadEnd::Invalid)? {
-            return Ok(self.split(bytes, range.end, scanner));
-        }
-        let mut partial = BytesMut::from(&bytes[..]);
-        drop(bytes);
+    /// Reads on until a head is whole; what follows stays ahead. The connection is of no use if `reader` is dropped inside a head.
+    pub fn poll_head(&self, reader: &mut HeadReader, cx: &mut Context<'_>) -> Poll<Result<WholeHead, HeadEnd>> {
         loop {
-            let more = match self.more().await {
-                Err(HeadEnd::Eof(_)) => return Err(HeadEnd::Eof(true)),
-                other => other?,
+            let mut bytes = std::mem::take(&mut self.reading.borrow_mut().ahead);
+            if bytes.is_empty() {
+                bytes = ready!(poll_bytes(&self.io, cx)).map_err(HeadEnd::Io)?;
+            }
+            if bytes.is_empty() {
+                return Poll::Ready(Err(HeadEnd::Eof(reader.has_started)));
+            }
+            reader.has_started = true;
+            // Nearly always a head comes whole, and is used where it lies.
+            let Some(mut partial) = reader.partial.take() else {
+                match reader.scanner.scan(&bytes).map_err(HeadEnd::Invalid)? {
+                    Some(range) => return Poll::Ready(Ok(self.split(bytes, range.end, reader))),
+                    None => reader.partial = Some(Box::new(BytesMut::from(&bytes[..]))),
+                }
+                continue;
             };
-            partial.extend_from_slice(&more);
-            if let Some(range) = scanner.scan(&partial).map_err(HeadEnd::Invalid)? {
-                return Ok(self.split(partial.freeze(), range.end, scanner));
+            partial.extend_from_slice(&bytes);
+            match reader.scanner.scan(&partial).map_err(HeadEnd::Invalid)? {
+                Some(range) => return Poll::Ready(Ok(self.split(partial.freeze(), range.end, reader))),
+                None => reader.partial = Some(partial),
             }
         }
     }
 
-    fn split(&self, mut bytes: Bytes, end: usize, scanner: HeadScanner) -> WholeHead {
+    fn split(&self, mut bytes: Bytes, end: usize, reader: &mut HeadReader) -> WholeHead {
+        let scanner = std::mem::take(&mut reader.scanner);
+        if end == bytes.len() {
+            return scanner.into_head(bytes);
+        }
         let head = bytes.split_to(end);
         self.reading.borrow_mut().ahead = bytes;
         scanner.into_head(head)
-    }
-
-    async fn more(&self) -> Result<Bytes, HeadEnd> {
-        match poll_fn(|cx| poll_bytes(&self.io, cx)).await {
-            Ok(bytes) if bytes.is_empty() => Err(HeadEnd::Eof(false)),
-            Ok(bytes) => Ok(bytes),
-            Err(error) => Err(HeadEnd::Io(error)),
-        }
     }
 
     /// The next frame of the current message.

@@ -3,8 +3,9 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use leno_http::Request;
 use leno_http::detect::{Detected, detect};
-use leno_http::hop::{self, HopSettings, Peer};
+use leno_http::hop::{self, HopSettings, Peer, StreamMeta};
 use leno_model::Reason;
 use leno_net::tls::{ALPN_HOP, TlsSession};
 use leno_plan::defaults;
@@ -81,12 +82,12 @@ async fn hop(worker: Rc<Worker>, io: TcpStream) {
     };
     let is_told = Rc::new(Cell::new(false));
     let (streams, told, generation) = (Rc::clone(&worker), Rc::clone(&is_told), tls.generation());
-    let handler = move |meta, peer: Rc<Peer>, request| {
+    let handler = move |meta: StreamMeta, peer: Rc<Peer>, request: Request| {
         if !told.replace(true) {
             streams.telemetry().handshake(Direction::Inbound, Ok(&peer.handshake.group));
             judge_late(&streams, &peer, generation);
         }
-        handle(Rc::clone(&streams), peer, meta, request)
+        handle(&streams, peer, &meta, request)
     };
     let drain = worker.drain_watch(Side::Inbound);
     if let Err(error) = hop::serve(io, session, settings, worker.hops.registry(), handler, drain).await

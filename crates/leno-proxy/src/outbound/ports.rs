@@ -105,8 +105,8 @@ impl OutboundPort {
 
     /// Chooses an endpoint.
     #[must_use]
-    pub fn pick(&self, worker: &Worker, tried: &[Arc<str>]) -> Option<Outstanding> {
-        self.balancer.pick(worker.now(), worker.random(), tried)
+    pub fn pick(&self, worker: &Worker, now: u64, tried: &[Arc<str>]) -> Option<Outstanding> {
+        self.balancer.pick(now, worker.random(), tried)
     }
 
     /// How to reach it: members only ever by mutual TLS, whatever else they say of themselves (D15).
@@ -121,8 +121,7 @@ impl OutboundPort {
     }
 
     /// Feeds an attempt's outcome to balancing and ejection.
-    pub fn learn(&self, worker: &Worker, picked: &Outstanding, outcome: Outcome) {
-        let now = worker.now();
+    pub fn learn(&self, worker: &Worker, picked: &Outstanding, outcome: Outcome, now: u64) {
         picked.answered(outcome, now);
         let change = self.shared.health.record(&self.plan.policy.ejection, picked.health(), outcome, now);
         match change {

@@ -51,13 +51,7 @@ async fn handle(
         Ok(()) => exchange.run(async |exchange| open(&worker, exchange, &called, port, request.body).await).await,
         Err(refusal) => Err(refusal),
     };
-    match opened {
-        Ok(response) => Ok(exchange.measure(response)),
-        Err(refusal) => {
-            exchange.refused(&refusal);
-            Err(refusal)
-        }
-    }
+    exchange.conclude(opened)
 }
 
 /// A CONNECT through the forward-proxy port: the answer's body is the stream.
@@ -97,13 +91,15 @@ async fn open(
         let done = exchange.facts.attempts + 1;
         let none =
             || Refusal::new(Reason::NoHealthyEndpoint, format!("no endpoint of {} may be used", call.backend.service));
-        let Some(picked) = state.pick(worker, &tried) else { return Err(last.map_or_else(none, Into::into)) };
+        let Some(picked) = state.pick(worker, worker.now(), &tried) else {
+            return Err(last.map_or_else(none, Into::into));
+        };
         let Some(body) = bodies.next_attempt() else { return Err(last.map_or_else(none, Into::into)) };
         exchange.facts.attempts = done;
         exchange.facts.endpoint = Some(Arc::clone(&picked.endpoint().key));
         let outcome = stream(worker, exchange, &call, &state, &picked, body).await;
         let health = outcome.as_ref().map_or_else(|e| health_of(e.reason), |_| Outcome::Success);
-        state.learn(worker, &picked, health);
+        state.learn(worker, &picked, health, worker.now());
         match outcome {
             Ok(response) => {
                 bodies.settle();
@@ -158,12 +154,14 @@ async fn resolve(
         .port(&plan, backend_port)
         .ok_or_else(|| rejected(format!("service {service} has no port {backend_port}")))?;
     let budget = worker.budget(called, port, &state);
+    let at = rule.backends.iter().position(|b| std::ptr::eq(b, backend)).expect("one of the rule's");
     Ok(Call {
         called: Arc::clone(called),
         backend: plan,
         port: backend_port,
         protocol: AppProtocol::Tcp,
         rule: Arc::clone(rule),
+        at,
         state,
         budget,
     })

@@ -1,7 +1,6 @@
 //! The thread of a worker: its runtime, its acceptor, its turns and its drain.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -71,7 +70,7 @@ async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
         changed: Notify::new(),
         wishes: link.wishes.clone(),
         app_loopbacks: RefCell::default(),
-        ports: RefCell::new(HashMap::new()),
+        ports: RefCell::default(),
         last_port: RefCell::new(None),
         last_plan: RefCell::new(None),
         last_served: RefCell::new(None),
