@@ -149,7 +149,8 @@ impl Body {
             Self::H1(body) => body.is_end(),
             Self::H1Leased(body) => body.is_end(),
             Self::H2(body) => body.is_end(),
-            Self::Raw(_) | Self::Hop(_) | Self::Custom(_) => false,
+            Self::Hop(body) => body.is_over(),
+            Self::Raw(_) | Self::Custom(_) => false,
         }
     }
 

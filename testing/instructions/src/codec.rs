@@ -163,3 +163,48 @@ pub fn hop_exchange() -> Box<dyn FnMut()> {
         cross(&mut client, &mut server);
     })
 }
+
+/// So many streams in one turn, without TLS, sockets and the text of heads: opened, answered with 1 KiB each, read and closed.
+/// What the state of both ends costs for 16 streams.
+pub fn hop_16_streams() -> Box<dyn FnMut()> {
+    const STREAMS: usize = 16;
+    let budget = Rc::new(Budget::default());
+    let mut client = Engine::new(Side::Origination, Rc::clone(&budget));
+    let mut server = Engine::new(Side::Termination, budget);
+    let mut wire = Vec::with_capacity(64 * 1024);
+    let body = Bytes::from(vec![b'x'; 1024]);
+    let mut cross = move |from: &mut Engine, to: &mut Engine| {
+        wire.clear();
+        from.produce(&mut wire, 64 * 1024);
+        to.receive(&wire, Duration::ZERO).unwrap();
+    };
+    cross(&mut client, &mut server);
+    cross(&mut server, &mut client);
+    let mut open = Vec::with_capacity(STREAMS);
+    Box::new(move || {
+        let cx = Context::from_waker(Waker::noop());
+        let write = |text: &'static [u8]| {
+            move |out: &mut Vec<u8>| {
+                out.extend_from_slice(text);
+                Ok(())
+            }
+        };
+        open.extend((0..STREAMS).map(|_| client.open(write(b"shop/web 80 http http"), true).unwrap()));
+        cross(&mut client, &mut server);
+        while let Some(accepted) = server.next_accepted() {
+            server.release(accepted.key);
+            assert!(server.poll_gone(accepted.key, &cx).is_pending());
+            server.send_head(accepted.key, false, write(b"200 l=1024")).unwrap();
+            server.send_data(accepted.key, body.clone());
+            server.send_end(accepted.key, None);
+        }
+        cross(&mut server, &mut client);
+        for key in open.drain(..) {
+            let Poll::Ready(Ok(HeadPart::Final(..))) = client.poll_head(key, &cx) else { panic!("no head") };
+            let Poll::Ready(Some(Ok(Frame::Data(data)))) = client.poll_body(key, &cx) else { panic!("no body") };
+            assert!(data.len() == 1024 && client.poll_body(key, &cx) == Poll::Ready(None));
+            client.release(key);
+        }
+        cross(&mut client, &mut server);
+    })
+}

@@ -27,6 +27,7 @@ const PIECES: &[(&str, Piece)] = &[
     ("hop_head_decode", codec::hop_head_decode),
     ("hop_small_head_decode", codec::hop_small_head_decode),
     ("hop_exchange", codec::hop_exchange),
+    ("hop_16_streams", codec::hop_16_streams),
     ("tls_seal_1k", tls::seal),
     ("tls_seal_and_open_1k", tls::seal_and_open),
     ("route_among_1", || decisions::route(1)),

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::spare;
 
@@ -15,12 +15,33 @@ const GATHERED: usize = 16 * 1024;
 /// Bytes in order; no memory while empty.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
-    /// Usually all there is; empty only if `whole` is.
+    /// Usually all there is; empty only if nothing follows.
     first: Bytes,
+    /// What follows: rare, and so not in every stream.
+    rest: Option<Box<Rest>>,
+    len: usize,
+}
+
+#[derive(Debug, Default)]
+struct Rest {
     whole: VecDeque<Bytes>,
     /// Follows `whole`.
     gathered: Vec<u8>,
-    len: usize,
+}
+
+impl Rest {
+    fn close_gathered(&mut self) {
+        if !self.gathered.is_empty() {
+            self.whole.push_back(std::mem::take(&mut self.gathered).into());
+        }
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        if self.whole.is_empty() {
+            self.close_gathered();
+        }
+        self.whole.pop_front()
+    }
 }
 
 impl Chunks {
@@ -34,44 +55,53 @@ impl Chunks {
 
     /// Adds a piece that is already shared.
     pub(crate) fn push(&mut self, piece: Bytes) {
-        let shared = piece.clone();
-        self.add(&piece, || shared);
+        if self.is_empty() {
+            self.len = piece.len();
+            self.first = piece;
+        } else if piece.len() < SMALL {
+            self.gather(&piece);
+        } else {
+            self.put_behind(piece);
+        }
     }
 
     /// Adds a copy.
     pub(crate) fn push_copy(&mut self, piece: &[u8]) {
-        self.add(piece, || spare::copy(piece));
+        if self.is_empty() {
+            self.len = piece.len();
+            self.first = spare::copy(piece);
+        } else if piece.len() < SMALL {
+            self.gather(piece);
+        } else {
+            self.put_behind(spare::copy(piece));
+        }
     }
 
-    fn add(&mut self, bytes: &[u8], whole: impl FnOnce() -> Bytes) {
-        let len = bytes.len();
-        if len == 0 {
+    fn gather(&mut self, piece: &[u8]) {
+        if piece.is_empty() {
             return;
         }
-        let is_small = len < SMALL && !self.is_empty();
-        if !self.gathered.is_empty() && (!is_small || self.gathered.len() + len > GATHERED) {
-            let gathered = std::mem::take(&mut self.gathered);
-            self.put(gathered.into());
+        let rest = self.rest.get_or_insert_default();
+        if rest.gathered.len() + piece.len() > GATHERED {
+            rest.close_gathered();
         }
-        if is_small {
-            self.gathered.extend_from_slice(bytes)
-        } else {
-            self.put(whole())
-        }
-        self.len += len;
+        rest.gathered.extend_from_slice(piece);
+        self.len += piece.len();
     }
 
-    fn put(&mut self, piece: Bytes) {
-        if self.first.is_empty() { self.first = piece } else { self.whole.push_back(piece) }
+    fn put_behind(&mut self, piece: Bytes) {
+        self.len += piece.len();
+        let rest = self.rest.get_or_insert_default();
+        rest.close_gathered();
+        rest.whole.push_back(piece);
     }
 
     /// Moves up what follows an empty first piece.
     fn settle(&mut self) {
-        if self.first.is_empty() {
-            self.first = self.whole.pop_front().unwrap_or_else(|| std::mem::take(&mut self.gathered).into());
-        }
         if self.is_empty() {
-            self.whole = VecDeque::new();
+            self.rest = None;
+        } else if let Some(next) = self.rest.as_mut().and_then(|rest| rest.pop()) {
+            self.first = next;
         }
     }
 
@@ -90,11 +120,16 @@ impl Chunks {
     pub(crate) fn move_to(&mut self, out: &mut Vec<u8>, limit: usize) -> usize {
         let mut left = limit;
         while left > 0 && !self.is_empty() {
-            let part = self.first.split_to(self.first.len().min(left));
-            left -= part.len();
-            self.len -= part.len();
-            out.extend_from_slice(&part);
-            self.settle();
+            let count = self.first.len().min(left);
+            out.extend_from_slice(&self.first[..count]);
+            left -= count;
+            self.len -= count;
+            if count < self.first.len() {
+                self.first.advance(count);
+            } else {
+                self.first = Bytes::new();
+                self.settle();
+            }
         }
         limit - left
     }
@@ -111,9 +146,10 @@ mod tests {
         for _ in 0..100_000 {
             chunks.push_copy(b"x");
         }
-        assert!(chunks.whole.len() < 10, "{}", chunks.whole.len());
+        let count = chunks.rest.as_ref().unwrap().whole.len();
+        assert!(count < 10, "{count}");
         assert_eq!(std::iter::from_fn(|| chunks.pop()).map(|b| b.len()).sum::<usize>(), 100_000);
-        assert!(chunks.is_empty() && chunks.whole.capacity() == 0);
+        assert!(chunks.is_empty() && chunks.rest.is_none());
     }
 
     proptest! {

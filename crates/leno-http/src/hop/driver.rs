@@ -137,9 +137,9 @@ impl Shared {
         result
     }
 
-    /// Looks at the engine.
-    fn with_quietly<T>(&self, look: impl FnOnce(&Engine) -> T) -> T {
-        look(&self.inner.borrow().engine)
+    /// Works on the engine without giving it anything to say.
+    pub(crate) fn with_quietly<T>(&self, look: impl FnOnce(&mut Engine) -> T) -> T {
+        look(&mut self.inner.borrow_mut().engine)
     }
 
     pub(crate) fn age(&self) -> Duration {
@@ -319,7 +319,7 @@ impl Driver {
         if self.poll_read(cx, accept).is_err() {
             return Poll::Ready(());
         }
-        if !self.is_ready && self.shared.with_quietly(Engine::is_ready) {
+        if !self.is_ready && self.shared.with_quietly(|e| e.is_ready()) {
             self.is_ready = true;
             self.timer.as_mut().reset(Instant::now());
         }
@@ -341,8 +341,10 @@ impl Driver {
     fn poll_read(&mut self, cx: &mut Context<'_>, accept: &mut impl FnMut(Accepted)) -> Result<(), ()> {
         for _ in 0..ROUNDS {
             let Poll::Ready(read) = self.poll_feed(cx) else { return Ok(()) };
-            while let Some(accepted) = self.shared.with(Engine::next_accepted) {
-                accept(accepted);
+            while self.shared.with_quietly(|e| e.has_accepted()) {
+                if let Some(accepted) = self.shared.with(Engine::next_accepted) {
+                    accept(accepted);
+                }
             }
             if let Err(error) = read {
                 return self.broken(error);
@@ -374,12 +376,12 @@ impl Driver {
         if self.phase != Phase::Open {
             return Err(());
         }
-        let is_over = self.shared.with_quietly(Engine::is_drained);
+        let is_over = self.shared.with_quietly(|e| e.is_drained());
         let is_told = error.is_ours;
         self.shared.is_peer_refused.set(error.is_verdict);
         // A peer that closes a hop without streams does nothing wrong.
         let is_regular = is_over
-            || (!is_told && self.shared.with_quietly(Engine::open_streams) == 0 && self.shared.peer.get().is_some());
+            || (!is_told && self.shared.with_quietly(|e| e.open_streams()) == 0 && self.shared.peer.get().is_some());
         if is_told {
             self.shared.close(error.reason, &error.detail);
         } else {
@@ -491,7 +493,7 @@ impl Driver {
 
     fn finish_closing(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
         let is_idle = !self.shared.is_dirty.get() && !self.shared.has_unsent();
-        if !is_idle || self.phase == Phase::Lingering || !self.shared.with_quietly(Engine::is_drained) {
+        if !is_idle || self.phase == Phase::Lingering || !self.shared.with_quietly(|e| e.is_drained()) {
             return Ok(());
         }
         self.shared.inner.borrow_mut().tls.close_notify();
@@ -513,7 +515,7 @@ impl Driver {
         }
         let now = Instant::now();
         let age = self.shared.age();
-        if !self.shared.with_quietly(Engine::is_ready) {
+        if !self.shared.with_quietly(|e| e.is_ready()) {
             let reason =
                 if self.shared.side == Side::Origination { Reason::UpstreamTlsFailed } else { Reason::HeadTimeout };
             self.broken(HopError::new(reason, "the handshake took too long"))?;

@@ -66,7 +66,7 @@ where
     {
         let mut work = pin!(answer(&shared, accepted, &*handler));
         std::future::poll_fn(|cx| {
-            if shared.with(|e| e.poll_gone(key, cx)).is_ready() {
+            if shared.with_quietly(|e| e.poll_gone(key, cx)).is_ready() {
                 return Poll::Ready(());
             }
             work.as_mut().poll(cx)
@@ -127,11 +127,23 @@ where
 async fn respond(shared: &Shared, key: StreamKey, response: Response) {
     let Response { head, body } = response;
     let is_end = body.is_end();
-    if let Err(error) = shared.with(|e| e.send_head(key, is_end, |out| put_response(out, &head))) {
-        let detail = format!("the response's head: {error}");
-        return shared.with(|e| e.reset(key, Reason::UpstreamProtocolError, false, &detail));
-    }
-    if !is_end {
+    let rest = shared.with(|e| {
+        if let Err(error) = e.send_head(key, is_end, |out| put_response(out, &head)) {
+            e.reset(key, Reason::UpstreamProtocolError, false, &format!("the response's head: {error}"));
+            return None;
+        }
+        match body {
+            _ if is_end => None,
+            Body::Full(bytes) => {
+                e.send_data(key, bytes);
+                e.send_end(key, None);
+                None
+            }
+            body => Some(body),
+        }
+    });
+    drop(head);
+    if let Some(body) = rest {
         pump(shared, key, body).await;
     }
 }

@@ -12,6 +12,7 @@
 //! The origination opens streams (odd, increasing); the termination answers. [`Engine::receive`] is in `state/receive.rs`,
 //! sending in `state/send.rs`. Wakers are called from within: they must only schedule, never run.
 
+mod ids;
 mod receive;
 mod send;
 mod stream;
@@ -19,8 +20,7 @@ mod stream;
 mod tests;
 mod window;
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -29,7 +29,8 @@ use bytes::Bytes;
 use leno_model::Reason;
 use slab::Slab;
 
-pub use self::send::reason_of;
+use self::ids::Ids;
+pub use self::send::{Stopped, reason_of};
 use self::stream::{Receiving, Stream, remember};
 use self::window::Growth;
 use super::frame::{self, Hello, Kind};
@@ -110,24 +111,6 @@ pub struct Accepted {
     pub is_ended: bool,
 }
 
-/// Stream ids are counted, not chosen: one multiplication spreads them.
-#[derive(Default)]
-pub struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for &b in bytes {
-            self.write_u32(u32::from(b));
-        }
-    }
-    fn write_u32(&mut self, id: u32) {
-        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
 /// The last id; the connection is replaced long before by its age.
 const MAX_ID: u32 = i32::MAX as u32;
 /// What this side is ready to receive.
@@ -149,7 +132,7 @@ pub struct Engine {
     /// Bytes of `control` that answer the peer, since the last flush.
     owed: usize,
     streams: Slab<Stream>,
-    by_id: HashMap<u32, usize, BuildHasherDefault<IdHasher>>,
+    by_id: Ids,
     /// Streams with something to send, in turn.
     round: VecDeque<StreamKey>,
     accepted: VecDeque<Accepted>,
@@ -200,7 +183,7 @@ impl Engine {
             control,
             owed: 0,
             streams: Slab::new(),
-            by_id: HashMap::default(),
+            by_id: Ids::default(),
             round: VecDeque::new(),
             accepted: VecDeque::new(),
             open: 0,
@@ -285,7 +268,7 @@ impl Engine {
     }
 
     fn find(&self, id: u32) -> Option<StreamKey> {
-        self.by_id.get(&id).map(|&index| StreamKey { index, id })
+        self.by_id.get(id).map(|index| StreamKey { index, id })
     }
 
     fn insert(&mut self, stream: Stream) -> StreamKey {
@@ -310,7 +293,7 @@ impl Engine {
             if grown > 0 {
                 self.shrunk(grown);
             }
-            self.by_id.remove(&key.id);
+            self.by_id.remove(key.id);
             if self.streams.is_empty() {
                 self.shrink();
             }
@@ -324,7 +307,7 @@ impl Engine {
         }
         if self.streams.capacity() > 16 {
             self.streams = Slab::new();
-            self.by_id = HashMap::default();
+            self.by_id = Ids::default();
             self.round = VecDeque::new();
             self.accepted = VecDeque::new();
         }
@@ -414,14 +397,14 @@ impl Engine {
         let Some(stream) = self.get(key) else {
             return Poll::Ready(Err(StreamError::in_flight(lost, "the stream is gone")));
         };
-        if let Some(text) = stream.infos.pop_front() {
+        if let Some(text) = stream.next_info() {
             return Poll::Ready(Ok(HeadPart::Interim(text)));
         }
         if let Some(text) = stream.head.take() {
-            let is_ended = stream.receiving == Receiving::Ended && stream.inbox.is_empty() && stream.trailers.is_none();
-            return Poll::Ready(Ok(HeadPart::Final(text, is_ended && stream.error.is_none())));
+            let is_ended = stream.receiving == Receiving::Ended && stream.inbox.is_empty();
+            return Poll::Ready(Ok(HeadPart::Final(text, is_ended && stream.rare.is_none())));
         }
-        if let Some(error) = &stream.error {
+        if let Some(error) = stream.error() {
             return Poll::Ready(Err(error.clone()));
         }
         remember(&mut stream.reader, cx);
@@ -439,10 +422,10 @@ impl Engine {
             self.freed(bytes.len());
             return Poll::Ready(Some(Ok(Frame::Data(bytes))));
         }
-        if let Some(error) = stream.error.clone() {
+        if let Some(error) = stream.error().cloned() {
             return Poll::Ready(Some(Err(error.into())));
         }
-        if let Some(lines) = stream.trailers.take() {
+        if let Some(lines) = stream.take_trailers() {
             let reason = self.side.broken();
             return match parse_trailers(lines) {
                 Ok(fields) => Poll::Ready(Some(Ok(Frame::Trailers(fields)))),
@@ -469,6 +452,16 @@ impl Engine {
             }
             _ => Poll::Ready(()),
         }
+    }
+
+    /// Whether [`Engine::next_accepted`] may give one.
+    pub fn has_accepted(&self) -> bool {
+        !self.accepted.is_empty()
+    }
+
+    /// Whether everything that the peer sent on a stream, and its end, was read.
+    pub fn is_read(&mut self, key: StreamKey) -> bool {
+        self.get(key).is_none_or(|s| s.receiving == Receiving::Ended && s.inbox.is_empty() && s.rare.is_none())
     }
 
     /// The next stream that the peer opened and did not break off at once.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use super::driver::Shared;
 use super::head_text::put_response;
-use super::state::{HeadPart, StreamKey};
+use super::state::{HeadPart, Stopped, StreamKey};
 use crate::body::{Body, BodyError, Frame, PollFrame};
 use crate::head::ResponseHead;
 use crate::refusal::StreamError;
@@ -30,16 +30,23 @@ impl HopBody {
         if self.is_over {
             return Poll::Ready(None);
         }
-        let frame = ready!(self.shared.with(|e| e.poll_body(self.key, cx)));
-        if !matches!(frame, Some(Ok(Frame::Data(_)))) {
-            self.release();
-        }
+        let key = self.key;
+        let (frame, is_over) = ready!(self.shared.with(|e| {
+            let frame = ready!(e.poll_body(key, cx));
+            // The last piece and the end are one look.
+            let is_over = !matches!(frame, Some(Ok(Frame::Data(_)))) || e.is_read(key);
+            if is_over {
+                e.release(key);
+            }
+            Poll::Ready((frame, is_over))
+        }));
+        self.is_over = is_over;
         Poll::Ready(frame)
     }
 
     /// The next part of the response's beginning.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<HeadPart, StreamError>> {
-        self.shared.with(|e| e.poll_head(self.key, cx))
+        self.shared.with_quietly(|e| e.poll_head(self.key, cx))
     }
 
     /// Breaks the stream off for a fault of the peer's.
@@ -48,7 +55,7 @@ impl HopBody {
     }
 
     /// Whether nothing is left to read.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.is_over
     }
 
@@ -100,28 +107,36 @@ impl HopInterim {
 /// Sends a body on a stream until its end, its error, or until the stream takes no more. Dropping the future leaves the
 /// stream's sending half open; the owner resets the stream then.
 pub(super) async fn pump(shared: &Shared, key: StreamKey, body: Body) {
-    let mut body = match body {
-        Body::Empty => return shared.with(|e| e.send_end(key, None)),
-        Body::Full(bytes) => {
-            return shared.with(|e| {
-                e.send_data(key, bytes);
-                e.send_end(key, None);
-            });
-        }
-        body => body,
-    };
+    let mut body = body;
     if let Err(error) = std::future::poll_fn(|cx| poll_pump(shared, key, &mut body, cx)).await {
         shared.with(|e| e.reset(key, error.reason, false, &error.detail));
     }
 }
 
+/// Takes from the source what the stream has room for. Whom to wake when it has none is left with the stream only when there
+/// is something to wait for.
 fn poll_pump(shared: &Shared, key: StreamKey, body: &mut Body, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+    let mut has_room = shared.with_quietly(|e| e.has_room(key));
     loop {
-        if ready!(shared.with(|e| e.poll_room(key, cx))).is_err() {
-            return Poll::Ready(Ok(()));
+        match has_room {
+            Err(Stopped) => return Poll::Ready(Ok(())),
+            Ok(false) if ready!(shared.with_quietly(|e| e.poll_room(key, cx))).is_err() => return Poll::Ready(Ok(())),
+            Ok(_) => {}
         }
-        match ready!(body.poll_frame(cx)) {
-            Some(Ok(Frame::Data(bytes))) => shared.with(|e| e.send_data(key, bytes)),
+        let Poll::Ready(frame) = body.poll_frame(cx) else {
+            // The stream may be stopped meanwhile.
+            return match shared.with_quietly(|e| e.poll_room(key, cx)) {
+                Poll::Ready(Err(Stopped)) => Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+            };
+        };
+        match frame {
+            Some(Ok(Frame::Data(bytes))) => {
+                has_room = shared.with(|e| {
+                    e.send_data(key, bytes);
+                    e.has_room(key)
+                });
+            }
             Some(Ok(Frame::Trailers(fields))) => {
                 shared.with(|e| e.send_end(key, Some(&fields)));
                 return Poll::Ready(Ok(()));

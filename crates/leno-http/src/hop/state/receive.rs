@@ -162,8 +162,9 @@ impl Engine {
         if stream.receiving != Receiving::Idle {
             return protocol_error("INFO after HEAD");
         }
-        if stream.infos.len() < usize::from(MAX_INTERIM) {
-            stream.infos.push_back(spare::copy(frame.payload));
+        let infos = &mut stream.rare().infos;
+        if infos.len() < usize::from(MAX_INTERIM) {
+            infos.push(spare::copy(frame.payload));
             wake(&mut stream.reader);
         }
         Ok(())
@@ -226,7 +227,7 @@ impl Engine {
             return protocol_error(format!("TRAILERS on stream {} before its HEAD or after its end", frame.stream));
         }
         if !stream.is_released {
-            stream.trailers = Some(spare::copy(frame.payload));
+            stream.rare().trailers = Some(spare::copy(frame.payload));
         }
         stream.receiving = Receiving::Ended;
         wake(&mut stream.reader);

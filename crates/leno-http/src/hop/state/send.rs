@@ -86,6 +86,11 @@ impl Engine {
         self.put_head(Kind::Info, key.id, false, write).map(|()| true)
     }
 
+    /// Whether more may be queued.
+    pub fn has_room(&mut self, key: StreamKey) -> Result<bool, Stopped> {
+        self.get(key).filter(|s| s.sending == Sending::Open).map(|s| s.has_room()).ok_or(Stopped)
+    }
+
     /// Ready when more may be queued. The caller is woken for room if it was refused, and in any case when the stream takes
     /// no more, so it may go on to wait for its source.
     pub fn poll_room(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<Result<(), Stopped>> {

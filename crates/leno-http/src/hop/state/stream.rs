@@ -8,7 +8,6 @@
 //!
 //! A stream is forgotten when both halves have ended and its reader is gone.
 
-use std::collections::VecDeque;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -42,6 +41,16 @@ pub(super) enum Tail {
     Trailers(Vec<u8>),
 }
 
+/// What comes besides a head and data.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// The 1xx heads that were not taken yet.
+    pub infos: Vec<Bytes>,
+    pub trailers: Option<Bytes>,
+    /// What the reader gets instead of the rest.
+    pub error: Option<StreamError>,
+}
+
 #[derive(Debug)]
 pub(super) struct Stream {
     pub id: u32,
@@ -49,8 +58,6 @@ pub(super) struct Stream {
     pub receiving: Receiving,
     /// Broken off, by either side or with the connection.
     pub is_reset: bool,
-    /// What the reader gets instead of the rest.
-    pub error: Option<StreamError>,
     /// Nobody reads: what still comes is dropped.
     pub is_released: bool,
     /// Counts against the limit on open streams.
@@ -68,9 +75,9 @@ pub(super) struct Stream {
     pub inbox: Chunks,
     /// 1xx heads sent.
     pub infos_sent: u8,
-    pub infos: VecDeque<Bytes>,
     pub head: Option<Bytes>,
-    pub trailers: Option<Bytes>,
+    /// What most streams never have.
+    pub rare: Option<Box<Rare>>,
     /// What we let the peer send.
     pub receive_window: u32,
     /// What that is when nothing is on its way, held, or taken and not given back.
@@ -96,7 +103,6 @@ impl Stream {
             sending: Sending::Idle,
             receiving: Receiving::Idle,
             is_reset: false,
-            error: None,
             is_released: false,
             is_counted: true,
             queue: Chunks::default(),
@@ -106,9 +112,8 @@ impl Stream {
             wants_room: false,
             inbox: Chunks::default(),
             infos_sent: 0,
-            infos: VecDeque::new(),
             head: None,
-            trailers: None,
+            rare: None,
             receive_window,
             window: receive_window,
             credit: 0,
@@ -119,6 +124,32 @@ impl Stream {
             writer: None,
             watcher: None,
         }
+    }
+
+    pub fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Takes something rare out, and the place for it when it is empty.
+    fn take_rare<T>(&mut self, take: impl FnOnce(&mut Rare) -> Option<T>) -> Option<T> {
+        let rare = self.rare.as_mut()?;
+        let taken = take(rare);
+        if rare.infos.is_empty() && rare.trailers.is_none() && rare.error.is_none() {
+            self.rare = None;
+        }
+        taken
+    }
+
+    pub fn next_info(&mut self) -> Option<Bytes> {
+        self.take_rare(|rare| if rare.infos.is_empty() { None } else { Some(rare.infos.remove(0)) })
+    }
+
+    pub fn take_trailers(&mut self) -> Option<Bytes> {
+        self.take_rare(|rare| rare.trailers.take())
+    }
+
+    pub fn error(&self) -> Option<&StreamError> {
+        self.rare.as_ref()?.error.as_ref()
     }
 
     pub fn is_closed(&self) -> bool {
@@ -153,9 +184,9 @@ impl Stream {
         let mut freed = 0;
         if self.receiving != Receiving::Ended {
             self.receiving = Receiving::Ended;
-            self.error = Some(error);
-            self.infos.clear();
             self.head = None;
+            // Nothing of what was received before: it is not the whole.
+            self.rare = Some(Box::new(Rare { error: Some(error), ..Rare::default() }));
             freed = self.drop_inbox();
         }
         wake(&mut self.reader);
@@ -165,7 +196,7 @@ impl Stream {
 
     /// Drops what was received; how many bytes.
     pub fn drop_inbox(&mut self) -> usize {
-        self.trailers = None;
+        self.take_trailers();
         std::mem::take(&mut self.inbox).len()
     }
 }
