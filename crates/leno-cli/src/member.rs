@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use leno_model::names::DEFAULT_NAMESPACE;
 use leno_model::{AppProtocol, Name, NamespacedName};
-use leno_proxy::settings::{AccessLogTarget, ListenAt, LocalCallers, ProxySettings, Secret, ServedPort, Upstream};
+use leno_proxy::settings::{
+    AccessLogTarget, ListenAt, LocalCallers, MAX_WORKERS, ProxySettings, Secret, ServedPort, Upstream,
+};
 
 use crate::Failure;
 
@@ -71,8 +73,8 @@ pub struct MemberArguments {
     /// Let every local process use the upstream ports and answer on the application's, for the reason given
     #[arg(long, value_name = "REASON")]
     pub allow_any_local_caller: Option<String>,
-    /// Worker threads
-    #[arg(long, default_value_t = 1)]
+    /// Worker threads; `auto` takes one per processor that this process may use (affinity and cgroup quota)
+    #[arg(long, default_value = "1", value_name = "auto|N", value_parser = workers)]
     pub workers: usize,
     /// Access log: off, stdout, stderr or a file
     #[arg(long, default_value = "off", value_name = "off|stdout|stderr|FILE")]
@@ -192,6 +194,14 @@ pub fn state_home() -> PathBuf {
     }
 }
 
+/// `auto` or a number of worker threads.
+fn workers(text: &str) -> Result<usize, String> {
+    match text {
+        "auto" => Ok(leno_sys::worker_count().min(MAX_WORKERS)),
+        _ => text.parse().map_err(|_| format!("`{text}` is neither `auto` nor a number")),
+    }
+}
+
 /// A duration such as `500ms`, `10s`, `5m`, `1h30m` (GEP-2257 units, any order of magnitude).
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration: use e.g. 500ms, 10s, 5m, 24h");
@@ -262,6 +272,13 @@ fn upstream(text: &str, namespace: &str) -> Result<Upstream, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn workers_are_a_number_or_found_out() {
+        assert_eq!((workers("1"), workers("12")), (Ok(1), Ok(12)));
+        assert_eq!(workers("auto"), Ok(leno_sys::worker_count()));
+        assert!(workers("many").is_err_and(|e| e.contains("auto")) && workers("-1").is_err());
+    }
 
     #[test]
     fn durations() {

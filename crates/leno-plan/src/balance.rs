@@ -4,6 +4,8 @@
 //! same for three endpoints and for ten thousand: it draws a few by chance (by weight, if weights differ) and takes the better
 //! of two. Latency and outstanding requests are the worker's own, in cells; ejection is the process's ([`crate::ejection`]).
 //!
+//! With several workers and many endpoints each worker keeps to a part of them ([`Part`]), as long as enough of it is ready.
+//!
 //! An endpoint that is ejected is never returned, one that this request already tried only if there is no other.
 
 use std::cell::Cell;
@@ -14,8 +16,10 @@ use crate::defaults;
 use crate::destination::{Endpoint, EndpointSet};
 use crate::ejection::{EndpointHealth, Outcome};
 
+mod parts;
 mod shares;
 
+pub use parts::Part;
 use shares::{Draws, Shares};
 
 /// How an endpoint is chosen.
@@ -97,6 +101,8 @@ struct Slot {
     endpoint: Arc<Endpoint>,
     /// Its position in the set.
     place: usize,
+    /// Its weight in its group.
+    weight: u32,
     health: Arc<EndpointHealth>,
     load: Rc<Load>,
 }
@@ -107,7 +113,16 @@ impl Slot {
     }
 }
 
-/// Endpoints among which to choose: those of the own zone, or the others.
+/// Endpoints of the own zone, or of the others.
+#[derive(Debug)]
+struct Zone {
+    /// The worker's own.
+    part: Group,
+    /// Those of other workers; none if the endpoints are not parted.
+    rest: Group,
+}
+
+/// Endpoints among which to choose.
 #[derive(Debug)]
 struct Group {
     members: Vec<Rc<Slot>>,
@@ -171,19 +186,21 @@ pub struct EndpointView {
     pub latency: Option<f64>,
     /// Not ejected.
     pub ready: bool,
+    /// Of those that this worker prefers.
+    pub own: bool,
 }
 
 /// One worker's choice among the endpoints of a service port.
 #[derive(Debug)]
 pub struct Balancer {
     policy: BalancePolicy,
-    own: Group,
-    other: Group,
+    own: Zone,
+    other: Zone,
 }
 
 impl Balancer {
     /// Makes a balancer. `health` is what [`crate::ejection::ServiceHealth::update`] returned for `set`; what `previous`
-    /// measured of endpoints that stay is kept. `seed` differs between workers, so that they do not take turns in step.
+    /// measured of endpoints that stay is kept. `part` says for which worker it is. `seed` differs between workers, so that they do not take turns in step.
     #[must_use]
     pub fn new(
         policy: BalancePolicy,
@@ -191,6 +208,7 @@ impl Balancer {
         health: &[Arc<EndpointHealth>],
         own_zone: Option<&str>,
         previous: Option<&Self>,
+        part: Part,
         seed: u64,
     ) -> Self {
         let mut known: Vec<_> = previous.iter().flat_map(|b| b.slots()).map(|s| (&s.endpoint.key, &s.load)).collect();
@@ -204,11 +222,12 @@ impl Balancer {
                 Ok(at) => known[at].1.clone(),
                 Err(_) => Rc::default(),
             };
-            let slot = Rc::new(Slot { endpoint: endpoint.clone(), place, health: health.clone(), load });
+            let slot =
+                Slot { endpoint: endpoint.clone(), place, weight: endpoint.weight, health: health.clone(), load };
             let near = !zones || endpoint.zone.as_deref() == own_zone;
             if near { own.push(slot) } else { other.push(slot) }
         }
-        Self { policy, own: Group::new(own, draws.next()), other: Group::new(other, draws.next()) }
+        Self { policy, own: Zone::new(own, part, &mut draws), other: Zone::new(other, part, &mut draws) }
     }
 
     /// Chooses an endpoint. `random` is uniform over all of `u64`, `now` monotonic nanoseconds, `tried` the keys of endpoints
@@ -235,23 +254,22 @@ impl Balancer {
     }
 
     /// The group to try first: the own zone, or by chance the others in proportion to what the own zone lacks.
-    fn order(&self, now: u64, draws: &mut Draws) -> (&Group, &Group) {
+    fn order(&self, now: u64, draws: &mut Draws) -> (&Zone, &Zone) {
         let near_first = (&self.own, &self.other);
-        if self.other.members.is_empty() {
+        if self.other.is_empty() {
             return near_first;
         }
-        if self.own.members.is_empty() {
+        if self.own.is_empty() {
             return (&self.other, &self.own);
         }
-        let wanted = f64::from(self.policy.zone_spill_percent.unwrap_or(0).min(100)) / 100.0;
-        let ready = self.own.ready_share(now);
-        if ready >= wanted || draws.fraction() * wanted < ready { near_first } else { (&self.other, &self.own) }
+        let wanted = self.policy.zone_spill_percent.unwrap_or(0);
+        if keeps(self.own.ready_share(now), wanted, draws) { near_first } else { (&self.other, &self.own) }
     }
 
     /// The number of endpoints that can be chosen when all are ready.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.own.members.len() + self.other.members.len()
+        self.own.len() + self.other.len()
     }
 
     /// Whether there is none.
@@ -263,23 +281,79 @@ impl Balancer {
     /// Every endpoint as this worker sees it.
     #[must_use]
     pub fn view(&self, now: u64) -> Vec<EndpointView> {
-        let view = |slot: &Rc<Slot>| EndpointView {
+        let view = |(slot, own): (&Rc<Slot>, bool)| EndpointView {
             key: slot.endpoint.key.clone(),
             outstanding: slot.load.outstanding.get(),
             latency: slot.load.latency_at(now),
             ready: slot.health.is_ready(now),
+            own,
         };
-        self.slots().map(view).collect()
+        let parts = self.zones().flat_map(|zone| [(&zone.part, true), (&zone.rest, false)]);
+        parts.flat_map(|(group, own)| group.members.iter().map(move |slot| (slot, own))).map(view).collect()
+    }
+
+    fn zones(&self) -> impl Iterator<Item = &Zone> {
+        [&self.own, &self.other].into_iter()
     }
 
     fn slots(&self) -> impl Iterator<Item = &Rc<Slot>> {
-        self.own.members.iter().chain(&self.other.members)
+        self.zones().flat_map(|zone| zone.part.members.iter().chain(&zone.rest.members))
+    }
+}
+
+/// Whether a request stays with endpoints of which such a share is ready: always if it is the wanted percentage, below that by
+/// chance in proportion, so that what is ready gets no more than its share.
+fn keeps(ready: f64, wanted_percent: u8, draws: &mut Draws) -> bool {
+    let wanted = f64::from(wanted_percent.min(100)) / 100.0;
+    ready >= wanted || draws.fraction() * wanted < ready
+}
+
+impl Zone {
+    fn new(slots: Vec<Slot>, part: Part, draws: &mut Draws) -> Self {
+        let weights = parts::weights(part, slots.iter().map(|s| &*s.endpoint));
+        let weights = weights.unwrap_or_else(|| slots.iter().map(|s| s.weight).collect());
+        let (mut own, mut rest) = (Vec::new(), Vec::new());
+        for (slot, weight) in slots.into_iter().zip(weights) {
+            match weight {
+                0 => rest.push(slot),
+                weight => own.push(Slot { weight, ..slot }),
+            }
+        }
+        Self { part: Group::new(own, draws.next()), rest: Group::new(rest, draws.next()) }
+    }
+
+    fn len(&self) -> usize {
+        self.part.members.len() + self.rest.members.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.part.members.is_empty()
+    }
+
+    /// The ready share of all its endpoints.
+    fn ready_share(&self, now: u64) -> f64 {
+        if self.rest.members.is_empty() {
+            return self.part.ready_share(now);
+        }
+        let ready = |group: &Group| group.ready_share(now) * group.members.len() as f64;
+        (ready(&self.part) + ready(&self.rest)) / self.len() as f64
+    }
+
+    /// From the worker's own part while enough of it is ready, else also from the rest.
+    fn pick(&self, algorithm: Algorithm, now: u64, draws: &mut Draws, tried: &[Arc<str>]) -> Option<&Rc<Slot>> {
+        if self.rest.members.is_empty() {
+            return self.part.pick(algorithm, now, draws, tried);
+        }
+        let is_kept = keeps(self.part.ready_share(now), defaults::PART_SPILL_PERCENT, draws);
+        let (first, second) = if is_kept { (&self.part, &self.rest) } else { (&self.rest, &self.part) };
+        first.pick(algorithm, now, draws, tried).or_else(|| second.pick(algorithm, now, draws, tried))
     }
 }
 
 impl Group {
-    fn new(members: Vec<Rc<Slot>>, seed: u64) -> Self {
-        let weights: Vec<u32> = members.iter().map(|s| s.endpoint.weight).collect();
+    fn new(members: Vec<Slot>, seed: u64) -> Self {
+        let members: Vec<_> = members.into_iter().map(Rc::new).collect();
+        let weights: Vec<u32> = members.iter().map(|s| s.weight).collect();
         let mean_weight = weights.iter().map(|w| f64::from(*w)).sum::<f64>() / weights.len().max(1) as f64;
         Self { shares: Shares::new(&weights), members, mean_weight, ready: Cell::new(None), turn: Cell::new(seed) }
     }
@@ -329,9 +403,8 @@ impl Group {
     fn better(&self, algorithm: Algorithm, first: usize, second: usize, now: u64) -> &Rc<Slot> {
         let (a, b) = (&self.members[first], &self.members[second]);
         // Relative to the weight, so that what is in flight settles in proportion to it.
-        let waiting = |slot: &Slot| {
-            f64::from(slot.load.outstanding.get()) * self.mean_weight / f64::from(slot.endpoint.weight) + 1.0
-        };
+        let waiting =
+            |slot: &Slot| f64::from(slot.load.outstanding.get()) * self.mean_weight / f64::from(slot.weight) + 1.0;
         let latencies = match algorithm {
             Algorithm::PeakEwma => a.load.latency_at(now).zip(b.load.latency_at(now)),
             _ => None,

@@ -35,6 +35,11 @@ pub const EWMA_DECAY: Duration = Duration::from_secs(10);
 pub const FAILURE_LATENCY: Duration = Duration::from_secs(1);
 /// Share of ready endpoints in the own zone below which requests spill over.
 pub const ZONE_SPILL_PERCENT: u8 = 70;
+/// Endpoints of a zone that each worker has to itself before workers part them: fewer would make two choices poor ones, and
+/// connections to so few cost little.
+pub const PART_ENDPOINTS: usize = 32;
+/// Share of ready endpoints in a worker's own part below which its requests go to the others too.
+pub const PART_SPILL_PERCENT: u8 = 70;
 /// Header fields per head.
 pub const MAX_HEADERS: usize = 100;
 /// Bytes of a head, decoded.
@@ -138,6 +143,16 @@ pub const DEFAULTS: &[Entry] = &[
     row("latency memory", Value::Time(EWMA_DECAY), "a slow spell is forgotten in about this time"),
     row("latency of a failure", Value::Time(FAILURE_LATENCY), "failing fast must not look like being fast"),
     row("locality", Value::Percent(ZONE_SPILL_PERCENT), "own zone first; spills over as its ready share falls below"),
+    row(
+        "endpoints of a worker's own",
+        Value::Count(PART_ENDPOINTS as u64),
+        "at least; with more per worker each worker calls a part of them, so that connections do not multiply",
+    ),
+    row(
+        "ready share of a worker's own endpoints",
+        Value::Percent(PART_SPILL_PERCENT),
+        "below it the worker calls the others too, in proportion to what is missing",
+    ),
     row("header fields", Value::Count(MAX_HEADERS as u64), "per head; more is an attack or a mistake"),
     row("head size", Value::Bytes(MAX_HEAD_BYTES), "decoded, so that compression does not count"),
     row("streams per downstream connection", Value::Count(MAX_STREAMS as u64), "bounds one caller's memory"),

@@ -24,7 +24,7 @@ pub mod route;
 pub mod scope;
 
 pub use access::{AccessPlan, AccessRule, CallerMatch, Decision, DefaultAccess, RequestMatch};
-pub use balance::{Algorithm, BalancePolicy, Balancer, InFlight};
+pub use balance::{Algorithm, BalancePolicy, Balancer, InFlight, Part};
 pub use destination::{
     CallPolicy, DestinationPlan, DestinationPort, Endpoint, EndpointSet, InboundPlan, InboundPort, Transport,
 };

@@ -93,6 +93,11 @@ impl TextHash {
         self
     }
 
+    /// So far, all bits of it.
+    pub(crate) fn wide(self) -> u64 {
+        self.0
+    }
+
     /// So far. The low bits of FNV alone are poor: the high ones of a product depend on all.
     pub(crate) fn get(self) -> u32 {
         (self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32

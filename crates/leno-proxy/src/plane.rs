@@ -29,7 +29,7 @@ pub const MAX_COMMANDS: usize = 1024;
 /// What a worker is told.
 pub enum Command {
     /// Serve this connection.
-    Serve(std::net::TcpStream, Port),
+    Serve(std::net::TcpStream, Port, Load),
     /// Take no new work on one side; answer when what was under way has ended or was cut.
     Drain {
         /// Which side.
@@ -233,8 +233,37 @@ fn own_addresses(addresses: &Addresses) -> Vec<SocketAddr> {
     own
 }
 
+/// A connection that counts on one worker, from when it is handed over until this is dropped: of sockets that come at once
+/// each must see the ones before it.
+pub struct Load {
+    loads: Arc<Vec<AtomicUsize>>,
+    worker: usize,
+}
+
+impl Load {
+    /// Chooses the worker for one more connection.
+    #[must_use]
+    pub fn add(loads: &Arc<Vec<AtomicUsize>>) -> Self {
+        let worker = least_loaded(loads);
+        loads[worker].fetch_add(1, Ordering::Relaxed);
+        Self { loads: Arc::clone(loads), worker }
+    }
+
+    /// The worker that was chosen.
+    #[must_use]
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.loads[self.worker].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The worker with the fewest open connections; the first of equals, so that a lone worker pays for no crossing.
-pub fn least_loaded(loads: &[AtomicUsize]) -> usize {
+fn least_loaded(loads: &[AtomicUsize]) -> usize {
     let load = |at: &usize| loads[*at].load(Ordering::Relaxed);
     (0..loads.len()).min_by_key(load).unwrap_or(0)
 }
@@ -247,6 +276,11 @@ mod tests {
     fn new_sockets_go_to_the_least_loaded() {
         let loads: Vec<AtomicUsize> = [3, 1, 1].into_iter().map(AtomicUsize::new).collect();
         assert_eq!(least_loaded(&loads), 1);
+        let loads = Arc::new(loads);
+        let places: Vec<_> = (0..5).map(|_| Load::add(&loads)).collect();
+        assert_eq!(places.iter().map(Load::worker).collect::<Vec<_>>(), [1, 2, 1, 2, 0]);
+        drop(places);
+        assert_eq!(loads.iter().map(|n| n.load(Ordering::Relaxed)).collect::<Vec<_>>(), [3, 1, 1]);
         assert_eq!(least_loaded(&[AtomicUsize::new(9)]), 0);
     }
 }

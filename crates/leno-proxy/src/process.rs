@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use leno_model::NamespacedName;
 use leno_plan::ejection::ServiceHealth;
 use leno_plan::resilience::{Concurrency, RetryBudget};
+use leno_runtime::{Random, SeededRandom};
 
 use crate::plane::Side;
 
@@ -25,6 +26,8 @@ pub struct Process {
     max_connections: usize,
     /// The proxy's own listeners, which no egress may lead to.
     pub own_addresses: Vec<SocketAddr>,
+    /// By which workers part the endpoints of a service.
+    pub seed: u64,
     exposed: AtomicBool,
     draining: AtomicBool,
     started: AtomicBool,
@@ -57,6 +60,7 @@ impl Process {
             connections: Default::default(),
             max_connections,
             own_addresses,
+            seed: SeededRandom::from_system().next_u64(),
             exposed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             started: AtomicBool::new(false),

@@ -15,7 +15,7 @@ use leno_http::{DrainSignal, DrainWatch, Refusal, ServerSettings, StreamError};
 use leno_model::names::NameError;
 use leno_model::{NamespacedName, Reason, SpiffeId};
 use leno_plan::resilience::RetryBudget;
-use leno_plan::{DestinationPlan, InboundPlan, defaults};
+use leno_plan::{DestinationPlan, InboundPlan, Part, defaults};
 use leno_runtime::{Clock, Random, Scope, SeededRandom, SystemClock};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -68,6 +68,7 @@ pub struct Worker {
     last_served: RefCell<Option<Served>>,
     /// The service that a hop's stream named last: nearly always the only one.
     last_service: RefCell<Option<NamespacedName>>,
+    part: Part,
     random: RefCell<SeededRandom>,
     clock: SystemClock,
     telemetry: Recording,
@@ -134,6 +135,12 @@ impl Worker {
         let service = NamespacedName::new(namespace, name)?;
         *last = Some(service.clone());
         Ok(service)
+    }
+
+    /// Which part of many endpoints is this worker's.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        self.part
     }
 
     /// Monotonic nanoseconds.
@@ -347,7 +354,9 @@ impl Worker {
         let destinations: Vec<_> =
             ports.iter().map(|((service, port), state)| state.view(service, *port, self.now())).collect();
         let hops: Vec<_> = self.hops.registry().hops().iter().map(view_hop).collect();
-        serde_json::json!({"destinations": destinations, "hops": hops})
+        // Of local callers and of hops that others opened: what sockets are shared out by.
+        let connections = self.inbound.connections.count() + self.outbound.connections.count();
+        serde_json::json!({"connections": connections, "destinations": destinations, "hops": hops})
     }
 }
 

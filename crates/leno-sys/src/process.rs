@@ -158,6 +158,26 @@ mod tests {
         assert!(worker_count() >= 1);
     }
 
+    /// A thread's affinity is its own, so that this concerns no other test.
+    #[test]
+    #[expect(unsafe_code, reason = "sched_setaffinity(2)")]
+    fn workers_follow_the_affinity() {
+        let count = std::thread::spawn(|| {
+            // SAFETY: an all-zero cpu_set_t is an empty set; the call reads it and concerns this thread only.
+            unsafe {
+                let mut set: libc::cpu_set_t = std::mem::zeroed();
+                let first = (0..1024).find(|cpu| {
+                    libc::CPU_ZERO(&mut set);
+                    libc::CPU_SET(*cpu, &mut set);
+                    libc::sched_setaffinity(0, size_of_val(&set), &raw const set) == 0
+                });
+                assert!(first.is_some(), "some processor may be used");
+            }
+            worker_count()
+        });
+        assert_eq!(count.join().unwrap(), 1);
+    }
+
     #[test]
     fn the_file_limit_is_raised_to_what_is_allowed() {
         let raised = raise_open_file_limit().unwrap();

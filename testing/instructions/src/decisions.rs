@@ -6,7 +6,8 @@ use std::sync::Arc;
 use leno_model::{NamespacedName, SpiffeId, TrustDomain};
 use leno_plan::{
     AccessPlan, AccessRule, BalancePolicy, Balancer, CallerMatch, DefaultAccess, Endpoint, EndpointSet, Literal,
-    NoHeaders, PathMatch, RequestMatch, RequestView, RouteEntry, RouteMatch, RouteRule, RouteTable, ServiceHealth,
+    NoHeaders, Part, PathMatch, RequestMatch, RequestView, RouteEntry, RouteMatch, RouteRule, RouteTable,
+    ServiceHealth,
 };
 
 fn view(path: &[u8]) -> RequestView<'_> {
@@ -74,7 +75,7 @@ pub fn pick(count: usize) -> Box<dyn FnMut()> {
     };
     let set = EndpointSet::new((0..count).map(endpoint));
     let health = ServiceHealth::default().update(&set);
-    let balancer = Balancer::new(BalancePolicy::default(), &set, &health, None, None, 1);
+    let balancer = Balancer::new(BalancePolicy::default(), &set, &health, None, None, Part::WHOLE, 1);
     // A linear congruential generator (Knuth): the same chances in every run.
     let (mut random, mut now) = (1_u64, 0_u64);
     Box::new(move || {

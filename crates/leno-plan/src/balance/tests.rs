@@ -29,7 +29,7 @@ impl Mesh {
         let service = ServiceHealth::default();
         let health = service.update(&set);
         let policy = BalancePolicy { algorithm, ..BalancePolicy::default() };
-        let balancer = Balancer::new(policy, &set, &health, Some("here"), None, 1);
+        let balancer = Balancer::new(policy, &set, &health, Some("here"), None, Part::WHOLE, 1);
         Self { service, health, set, balancer, draws: Draws::new(42) }
     }
 
@@ -229,7 +229,7 @@ fn the_own_zone_goes_first_and_spills_over() {
     }
     let mut ignored = Mesh::new(Algorithm::Random, zones());
     let policy = BalancePolicy { zone_spill_percent: None, algorithm: Algorithm::Random };
-    ignored.balancer = Balancer::new(policy, &ignored.set, &ignored.health, Some("here"), None, 1);
+    ignored.balancer = Balancer::new(policy, &ignored.set, &ignored.health, Some("here"), None, Part::WHOLE, 1);
     assert_eq!(ignored.counts(10_000, SECOND).len(), 21);
 }
 
@@ -248,7 +248,7 @@ fn what_was_measured_survives_a_new_set() {
     let key = held.endpoint().key.clone();
     let bigger = EndpointSet::new((0..5).map(|n| endpoint(&format!("e{n:05}"), None, 1)));
     let health = mesh.service.update(&bigger);
-    let next = Balancer::new(BalancePolicy::default(), &bigger, &health, None, Some(&mesh.balancer), 1);
+    let next = Balancer::new(BalancePolicy::default(), &bigger, &health, None, Some(&mesh.balancer), Part::WHOLE, 1);
     assert_eq!(next.len(), 5);
     let view = |b: &Balancer| b.view(SECOND + 5 * MS).into_iter().find(|v| v.key == key).unwrap();
     assert_eq!((view(&next).outstanding, view(&next).latency), (1, Some(5.0 * MS as f64)));
@@ -278,6 +278,85 @@ proptest! {
                 Some(picked) => prop_assert!(picked.health().is_ready(2 * SECOND) && picked.endpoint().weight > 0),
                 None => prop_assert!(!usable),
             }
+        }
+    }
+}
+
+/// Balancers of all workers, over one set and one state of health.
+fn workers(count: usize, set: &EndpointSet, health: &[Arc<EndpointHealth>]) -> Vec<Balancer> {
+    let policy = BalancePolicy { algorithm: Algorithm::LeastRequest, ..BalancePolicy::default() };
+    let part = |worker| Part { worker, workers: count, seed: 9 };
+    (0..count).map(|n| Balancer::new(policy, set, health, Some("here"), None, part(n), n as u64)).collect()
+}
+
+#[test]
+fn workers_share_many_endpoints_evenly() {
+    let set = EndpointSet::new((0..400).map(|n| endpoint(&format!("e{n:05}"), None, 1 + n % 3)));
+    let health = ServiceHealth::default().update(&set);
+    let (mut counts, mut connections, mut draws) = (BTreeMap::new(), 0, Draws::new(42));
+    for balancer in workers(4, &set, &health) {
+        let mut own = BTreeMap::new();
+        for _ in 0..200_000 {
+            let picked = balancer.pick(SECOND, draws.next(), &[]).unwrap();
+            *own.entry(picked.endpoint().key.to_string()).or_insert(0_usize) += 1;
+        }
+        assert_eq!(own.len(), balancer.view(SECOND).iter().filter(|e| e.own).count());
+        connections += own.len();
+        own.into_iter().for_each(|(key, count)| *counts.entry(key).or_insert(0) += count);
+    }
+    assert!((400..=403).contains(&connections), "{connections} connections to 400 endpoints");
+    // 799 in the sum of the weights, about 1,000 picks for each.
+    for (n, (key, count)) in counts.iter().enumerate() {
+        let weight = 1 + n % 3;
+        let expected = 800_000.0 * weight as f64 / 799.0;
+        assert!((*count as f64 / expected - 1.0).abs() < 0.2, "{key} of weight {weight}: {count}, not {expected:.0}");
+    }
+}
+
+#[test]
+fn a_worker_leaves_its_part_when_too_little_of_it_is_ready() {
+    let set = EndpointSet::new((0..200).map(|n| endpoint(&format!("e{n:05}"), None, 1)));
+    let service = ServiceHealth::default();
+    let health = service.update(&set);
+    let balancers = workers(4, &set, &health);
+    let own: Vec<String> = balancers[0].view(0).iter().filter(|e| e.own).map(|e| e.key.to_string()).collect();
+    assert_eq!(own.len(), 50);
+    let policy = EjectionPolicy { failures: 1, max_percent: 100, ..EjectionPolicy::default() };
+    let (mut now, mut draws) = (SECOND, Draws::new(7));
+    for (ejected, expected) in [(0, 0.0), (15, 0.0), (25, 2.0 / 7.0), (50, 1.0)] {
+        for (at, endpoint) in set.as_slice().iter().enumerate() {
+            if own[..ejected].contains(&endpoint.key.to_string()) && health[at].is_ready(now) {
+                service.record(&policy, &health[at], Outcome::Failure, now);
+            }
+        }
+        // The ready share is counted anew.
+        now += SECOND;
+        let mut elsewhere = 0;
+        for _ in 0..10_000 {
+            let key = balancers[0].pick(now, draws.next(), &[]).unwrap().endpoint().key.to_string();
+            assert!(!own[..ejected].contains(&key), "{key} is ejected");
+            elsewhere += usize::from(!own.contains(&key));
+        }
+        let share = elsewhere as f64 / 10_000.0;
+        assert!((share - expected).abs() < 0.02, "{ejected} ejected: {share} elsewhere, not {expected}");
+    }
+    // What was tried is avoided, also if that is the worker's whole part.
+    let tried: Vec<Arc<str>> = balancers[1].view(now).into_iter().filter(|e| e.own).map(|e| e.key).collect();
+    let fresh = balancers[1].pick(now, 1, &tried).unwrap();
+    assert!(!fresh.again && !tried.contains(&fresh.endpoint().key));
+}
+
+#[test]
+fn parts_stay_within_the_zone() {
+    let zoned = |n: u32| endpoint(&format!("e{n:05}"), Some(if n.is_multiple_of(2) { "here" } else { "there" }), 1);
+    let set = EndpointSet::new((0..400).map(zoned));
+    let health = ServiceHealth::default().update(&set);
+    let mut draws = Draws::new(3);
+    for balancer in workers(4, &set, &health) {
+        assert_eq!(balancer.len(), 400);
+        for _ in 0..2000 {
+            let picked = balancer.pick(SECOND, draws.next(), &[]).unwrap();
+            assert_eq!(picked.endpoint().zone.as_deref(), Some("here"));
         }
     }
 }

@@ -60,7 +60,8 @@ impl OutboundPort {
         let health = shared.health.update(endpoints);
         let zone = worker.settings.zone.as_deref();
         let before = earlier.map(|e| &e.balancer);
-        let balancer = Balancer::new(plan.policy.balance, endpoints, &health, zone, before, worker.random());
+        let balancer =
+            Balancer::new(plan.policy.balance, endpoints, &health, zone, before, worker.part(), worker.random());
         let wire_name = Bytes::from(format!("{}/{}", plan.service.namespace, plan.service.name));
         let hops = endpoints.as_slice().iter().map(|_| LastHop::default()).collect();
         Some(Self { plan: Arc::clone(plan), port, wire_name, shared, balancer, hops })
@@ -152,6 +153,7 @@ impl OutboundPort {
                 serde_json::json!({
                     "instance": &*e.key,
                     "ready": e.ready,
+                    "own": e.own,
                     "outstanding": e.outstanding,
                     "latency_ms": e.latency.map(|nanos| nanos / 1e6),
                 })

@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use leno_http::ServerSettings;
 use leno_model::Reason;
+use leno_plan::Part;
 use leno_runtime::{Scope, SeededRandom};
 use leno_telemetry::metrics::{Direction, Listener};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,8 +21,7 @@ use crate::hops::Hops;
 use crate::live::{Class, LiveTable};
 use crate::outbound::Entry;
 use crate::plain::PlainPool;
-use crate::plane::{Command, Port, Seed, Side, least_loaded};
-use crate::process::ConnectionPermit;
+use crate::plane::{Command, Load, Port, Seed, Side};
 use crate::recording::Recording;
 use crate::settings::DrainDeadlines;
 use crate::snapshot::Snapshot;
@@ -51,6 +51,7 @@ async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
     let Seed { index, settings, process, mut link, telemetry, clock, loads, workers, ports } = seed;
     let first = link.snapshots.borrow_and_update().clone();
     let events = Recording::events(&telemetry);
+    let part = Part { worker: index, workers: workers.len(), seed: process.seed };
     let guard = crate::app_owner::guard(&settings);
     let worker = Rc::new(Worker {
         settings,
@@ -75,6 +76,7 @@ async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
         last_plan: RefCell::new(None),
         last_served: RefCell::new(None),
         last_service: RefCell::new(None),
+        part,
         random: RefCell::new(SeededRandom::from_system()),
         clock,
         telemetry: Recording::new(&telemetry),
@@ -90,7 +92,7 @@ async fn turns(seed: Seed, mut commands: mpsc::Receiver<Command>) {
         // Every branch is cancel-safe.
         tokio::select! {
             command = commands.recv() => match command {
-                Some(Command::Serve(io, port)) => serve(&worker, index, io, port, &loads),
+                Some(Command::Serve(io, port, load)) => serve(&worker, io, port, load),
                 Some(Command::Drain { side, deadlines, done }) => {
                     let draining = Rc::clone(&worker);
                     worker.scope.spawn_local("drain", async move {
@@ -143,11 +145,11 @@ fn accept(
                     continue;
                 }
             };
-            let target = least_loaded(&loads);
-            if target == index {
-                begin(&me, index, io, port.clone(), &loads);
-            } else if let (Ok(io), Some(other)) = (io.into_std(), workers[target].upgrade())
-                && other.try_send(Command::Serve(io, port.clone())).is_err()
+            let load = Load::add(&loads);
+            if load.worker() == index {
+                begin(&me, io, port.clone(), load);
+            } else if let (Ok(io), Some(other)) = (io.into_std(), workers[load.worker()].upgrade())
+                && other.try_send(Command::Serve(io, port.clone(), load)).is_err()
             {
                 me.telemetry().refused(direction_of(side_of(&port)), Reason::Overloaded);
             }
@@ -169,34 +171,19 @@ fn direction_of(side: Side) -> Direction {
     }
 }
 
-fn serve(worker: &Rc<Worker>, index: usize, io: std::net::TcpStream, port: Port, loads: &Arc<Vec<AtomicUsize>>) {
+fn serve(worker: &Rc<Worker>, io: std::net::TcpStream, port: Port, load: Load) {
     // A socket that cannot be registered is closed by being dropped.
     if let Ok(io) = TcpStream::from_std(io) {
-        begin(worker, index, io, port, loads);
+        begin(worker, io, port, load);
     }
 }
 
-/// Counts a connection on its worker and in the process, until dropped.
-struct Counted {
-    loads: Arc<Vec<AtomicUsize>>,
-    index: usize,
-    _permit: ConnectionPermit,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.loads[self.index].fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn begin(worker: &Rc<Worker>, index: usize, io: TcpStream, port: Port, loads: &Arc<Vec<AtomicUsize>>) {
+fn begin(worker: &Rc<Worker>, io: TcpStream, port: Port, load: Load) {
     let side = side_of(&port);
     let Some(permit) = worker.process.admit(side) else {
         // Closed at once: a refusal in words would need the descriptor that is wanting.
         return worker.telemetry().refused(direction_of(side), Reason::Overloaded);
     };
-    loads[index].fetch_add(1, Ordering::Relaxed);
-    let counted = Counted { loads: Arc::clone(loads), index, _permit: permit };
     // Dead peers of idle streams are found by the kernel: TCP streams have no idle timeout of ours.
     let _ = leno_sys::set_keepalive(&io, leno_sys::Keepalive::DEFAULT);
     let listener = match &port {
@@ -211,7 +198,7 @@ fn begin(worker: &Rc<Worker>, index: usize, io: TcpStream, port: Port, loads: &A
             Port::Hop => inbound::connection::serve(me, io).await,
             Port::Local(entry) => outbound::connection::serve(me, io, entry).await,
         }
-        drop((counted, accepted));
+        drop((load, permit, accepted));
     });
 }
 

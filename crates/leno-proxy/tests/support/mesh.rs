@@ -97,6 +97,11 @@ pub fn settings(service: &str, app: Option<(SocketAddr, AppProtocol)>, upstreams
 
 impl Member {
     pub fn start(mesh: &mut Mesh, settings: ProxySettings) -> Self {
+        Self::start_logging(mesh, settings, LogSender::off())
+    }
+
+    /// With an access log.
+    pub fn start_logging(mesh: &mut Mesh, settings: ProxySettings, log: LogSender) -> Self {
         let service = settings.service.name.as_str().to_owned();
         let settings = Arc::new(settings);
         let listeners = Listeners::open(&settings).unwrap();
@@ -107,7 +112,7 @@ impl Member {
             ..Snapshot::default()
         };
         let (control, worker) = link(first.clone());
-        let telemetry = Arc::new(Telemetry { metrics: Arc::new(Metrics::default()), log: LogSender::off() });
+        let telemetry = Arc::new(Telemetry { metrics: Arc::new(Metrics::default()), log });
         let plane = DataPlane::start(&settings, listeners, &worker, &telemetry, SystemClock::new()).unwrap();
         let addresses = plane.addresses().clone();
         Self {
