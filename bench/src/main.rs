@@ -29,7 +29,7 @@ const WARMUP: Duration = Duration::from_millis(400);
 /// Compares proxy pairs: prints tables, and writes JSON with --json.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Pairs to run, in this order and then reversed, round by round
+    /// Pairs to run, in this order and then reversed, round by round; leno-1w and leno-2w only when named
     #[arg(long, value_delimiter = ',', default_values_t = setups::PAIRS.iter().map(|p| (*p).to_owned()))]
     pairs: Vec<String>,
     /// Scenarios to run; all by default, `--list` tells them

@@ -65,6 +65,8 @@ impl Speech {
 pub const LOAD_CPU: &str = "0";
 /// CPU of both proxies.
 pub const PROXY_CPU: &str = "1";
+/// CPUs of proxies with several workers; load and application keep to theirs.
+pub const ALL_CPUS: &str = "0,1";
 /// Connections that a proxy must be able to hold in all scenarios but those with idle ones.
 pub const FEW: usize = 4096;
 
@@ -143,24 +145,27 @@ impl Pair {
 /// Every pair that can be asked for, in the order of the tables.
 pub const PAIRS: &[&str] = &["relay", "nginx", "haproxy", "envoy", "envoy-h2", "leno", "leno-all"];
 
+/// Pairs that are run only when they are named: they share CPUs with the load, so that no other pair is comparable.
+pub const SCALING: &[&str] = &["leno-1w", "leno-2w"];
+
 /// Why a pair cannot run here, if so.
 pub fn missing(name: &str) -> Option<String> {
     let needs = |program: &str| which(program).is_none().then(|| format!("{program} is not installed"));
     match name {
         "relay" => None,
-        "leno" | "leno-all" => None,
+        name if leno::Kind::named(name).is_some() => None,
         "nginx" => needs("nginx")
             .or_else(|| (!Path::new(nginx::STREAM).exists()).then(|| format!("{} is not installed", nginx::STREAM))),
         "haproxy" => needs("haproxy"),
         "envoy" | "envoy-h2" => envoy::binary().is_none().then(|| "ENVOY is not set and envoy not on PATH".to_owned()),
-        other => Some(format!("there is no such pair; there are {}: {other}", PAIRS.join(", "))),
+        other => Some(format!("there is no such pair; there are {}: {other}", [PAIRS, SCALING].concat().join(", "))),
     }
 }
 
 /// Starts a pair that [`missing`] said nothing about.
 pub fn start(site: &Site<'_>, name: &str) -> anyhow::Result<Pair> {
-    if let Some(everything) = ["leno", "leno-all"].iter().position(|n| *n == name) {
-        return leno::start(site, name, everything == 1);
+    if let Some(kind) = leno::Kind::named(name) {
+        return leno::start(site, name, kind);
     }
     let [far, near] = match name {
         "relay" => relay::commands(site)?,

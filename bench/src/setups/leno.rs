@@ -7,13 +7,16 @@
 //! | access | members (the default) | a policy: by identity, by path (so paths are normalised), by port |
 //! | routing | by service | a route that matches path and header, and sets a header |
 //! | access record | no | every request, at both ends, as JSON to a file |
+//!
+//! `leno-1w` and `leno-2w` are `leno` with one and two workers in each proxy, both on every CPU: what a second worker brings.
+//! They are compared with each other and with nothing else, since load and application have to share the CPUs with them.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 use testbed::{Member, Mesh};
 
-use super::{LOAD_CPU, PROXY_CPU, Pair, Site, Speech, pair, pin, wait_for};
+use super::{ALL_CPUS, LOAD_CPU, PROXY_CPU, Pair, Site, Speech, pair, pin, wait_for};
 
 /// Admin port of the far proxy, and one above of the near one.
 const ADMIN: u16 = 15_020;
@@ -71,6 +74,28 @@ spec:
     backendRefs: [{name: web, port: 8081}]
 "#;
 
+/// How Leno is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    everything: bool,
+    workers: u8,
+    cpus: &'static str,
+}
+
+impl Kind {
+    /// By the pair's name.
+    pub fn named(name: &str) -> Option<Self> {
+        let (everything, workers, cpus) = match name {
+            "leno" => (false, 1, PROXY_CPU),
+            "leno-all" => (true, 1, PROXY_CPU),
+            "leno-1w" => (false, 1, ALL_CPUS),
+            "leno-2w" => (false, 2, ALL_CPUS),
+            _ => return None,
+        };
+        Some(Self { everything, workers, cpus })
+    }
+}
+
 /// The control plane and its two members.
 pub struct Members {
     far: Member,
@@ -119,22 +144,23 @@ impl Members {
 }
 
 /// Starts it.
-pub fn start(site: &Site<'_>, name: &str, everything: bool) -> anyhow::Result<Pair> {
+pub fn start(site: &Site<'_>, name: &str, kind: Kind) -> anyhow::Result<Pair> {
     let network = site.network;
     let (a, b) = (network.host("a"), network.host("b"));
     let mut mesh = Mesh::start_in(network, "b", &format!("control-plane-{}", site.start), &[]);
     pin(mesh.process().pid(), LOAD_CPU);
-    if everything {
+    if kind.everything {
         mesh.apply(EVERYTHING);
     }
     let mut logs = Vec::new();
     let mut flags = |end: &str| -> Vec<String> {
-        if !everything {
-            return Vec::new();
+        let workers = vec!["--workers".to_owned(), kind.workers.to_string()];
+        if !kind.everything {
+            return workers;
         }
         let log = network.folder().join(format!("access-{}-{end}.log", site.start));
         logs.push(log.clone());
-        vec!["--access-log".into(), log.display().to_string()]
+        [workers, vec!["--access-log".to_owned(), log.display().to_string()]].concat()
     };
     let started = Instant::now();
     let far_flags = [
@@ -145,7 +171,7 @@ pub fn start(site: &Site<'_>, name: &str, everything: bool) -> anyhow::Result<Pa
     .concat();
     let mut far = mesh.proxy(b, &format!("{name}-b-{}", site.start), "web", &borrowed(&far_flags));
     far.wait_ready(ADMIN);
-    pin(far.process().pid(), PROXY_CPU);
+    pin(far.process().pid(), kind.cpus);
     let ready = started.elapsed();
     mesh.wait_for_endpoints("web", 1);
     let near_flags = [
@@ -156,7 +182,7 @@ pub fn start(site: &Site<'_>, name: &str, everything: bool) -> anyhow::Result<Pa
     .concat();
     let mut near = mesh.proxy(a, &format!("{name}-a-{}", site.start), "client", &borrowed(&near_flags));
     near.wait_ready(ADMIN + 1);
-    pin(near.process().pid(), PROXY_CPU);
+    pin(near.process().pid(), kind.cpus);
     for speech in Speech::ALL {
         wait_for(a, speech.near());
     }
