@@ -557,3 +557,15 @@ impl Drop for Driver {
         shared.changed.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a hop without streams costs besides its socket and the keys of its session.
+    #[test]
+    fn a_hop_is_small() {
+        let (shared, driver) = (size_of::<Shared>(), size_of::<Driver>());
+        assert!(shared <= 1200 && driver <= 300, "{shared} and {driver} bytes");
+    }
+}

@@ -248,6 +248,17 @@ impl Engine {
         (self.held, self.streams.iter().map(|(_, s)| s.queue.len()).sum())
     }
 
+    /// Bytes on the heap, without what streams hold there.
+    #[cfg(test)]
+    pub fn heap(&self) -> usize {
+        self.partial.capacity()
+            + self.control.capacity()
+            + self.streams.capacity() * size_of::<Stream>()
+            + self.by_id.heap()
+            + (self.round.capacity() + self.credits.capacity()) * size_of::<StreamKey>()
+            + self.accepted.capacity() * size_of::<Accepted>()
+    }
+
     /// Whether a stream may be opened now; why not, otherwise.
     pub fn room(&self) -> Result<(), StreamError> {
         if let Some(failure) = &self.failed {

@@ -97,6 +97,11 @@ impl Ids {
     pub fn len(&self) -> usize {
         self.len
     }
+
+    #[cfg(test)]
+    pub fn heap(&self) -> usize {
+        (self.places.capacity() + self.strays.capacity()) * size_of::<Place>()
+    }
 }
 
 #[cfg(test)]

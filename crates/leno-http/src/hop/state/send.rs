@@ -15,6 +15,11 @@ use crate::hop::frame::{self, Kind, MAX_DATA};
 use crate::hygiene;
 use crate::refusal::StreamError;
 
+/// Bytes of memory for frames that are kept for the next turn.
+const KEPT: usize = 16 * 1024;
+/// The same without streams.
+const KEPT_IDLE: usize = 2048;
+
 /// The stream takes no more: it was reset, stopped by its reader, or is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped;
@@ -151,8 +156,9 @@ impl Engine {
             self.give_credit();
         }
         out.extend_from_slice(&self.control);
-        // A burst's memory is not kept by an idle connection.
-        if self.control.capacity() > 16 * 1024 {
+        // A burst's memory is not kept, and an idle connection keeps what one request needs.
+        let kept = if self.streams.is_empty() { KEPT_IDLE } else { KEPT };
+        if self.control.capacity() > kept {
             self.control = Vec::new()
         } else {
             self.control.clear()

@@ -1,5 +1,7 @@
 //! Both ends of a hop in memory: every rule of the state machine without a socket.
 
+mod memory;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};

@@ -331,3 +331,17 @@ fn nothing_is_taken_after_the_last_word() {
     client.close(&mut again).unwrap();
     assert!(again.is_empty());
 }
+
+#[test]
+fn an_idle_session_holds_its_keys_and_no_buffer() {
+    let (mut client, mut server) = pair();
+    for _ in 0..10 {
+        let sealed = seal(&mut client, &body(40_000));
+        for piece in sealed.chunks(1000) {
+            open(&mut server, piece).unwrap();
+        }
+    }
+    assert_eq!((server.partial.capacity(), server.message.capacity(), client.partial.capacity()), (0, 0, 0));
+    let (records, session) = (size_of::<Records>(), size_of::<crate::TlsSession>());
+    assert!(records <= 2048 && session <= 512, "{records} and {session} bytes");
+}

@@ -219,3 +219,42 @@ fn a_reset_stream_gives_its_growth_back() {
     world.run(SECOND, FAST);
     assert_eq!(world.client.open_streams(), 0);
 }
+
+/// Why there is no second connection for bulk: what a small answer waits for is bounded by what is unsent in the kernel and
+/// one slice of each bulk stream, and on a second connection it would wait for its half of the link all the same.
+#[test]
+fn a_small_answer_beside_bulk_waits_for_what_is_unsent_and_a_slice_of_each() {
+    const BULK: usize = 4;
+    // 1 Gbit/s over 1 ms.
+    let bytes_per_ms = 125_000;
+    let mut world = World::new(Duration::from_millis(1), bytes_per_ms, BULK);
+    world.run(SECOND / 2, FAST);
+    let cx = Context::from_waker(Waker::noop());
+    let mut worst = Duration::ZERO;
+    for _ in 0..50 {
+        let ours = world.client.open(text("request"), true).unwrap();
+        let theirs = loop {
+            world.run(world.step, FAST);
+            if let Some(accepted) = world.server.next_accepted() {
+                break accepted.key;
+            }
+        };
+        let since = world.now;
+        world.server.release(theirs);
+        world.server.send_head(theirs, false, text("200")).unwrap();
+        world.server.send_data(theirs, vec![0; 1024].into());
+        world.server.send_end(theirs, None);
+        let mut got = 0;
+        while got < 1024 {
+            world.run(world.step, FAST);
+            while let Poll::Ready(Some(Ok(Frame::Data(bytes)))) = world.client.poll_body(ours, &cx) {
+                got += bytes.len();
+            }
+        }
+        worst = worst.max(world.now - since);
+        world.client.release(ours);
+    }
+    let ahead = UNSENT + 64 * 1024 + BULK * 16 * 1024;
+    let bound = Duration::from_micros(u64::try_from(ahead * 1000 / bytes_per_ms).unwrap()) + world.down.delay;
+    assert!(worst <= bound + 3 * world.step, "{worst:?}, bound {bound:?}");
+}
