@@ -117,7 +117,7 @@ impl Source {
         reading.pending = None;
         reading.gate = None;
         self.on_wanted.replace(None);
-        IncomingBody { source: Rc::clone(self), epoch: self.epoch.get() }
+        IncomingBody { source: Rc::clone(self), epoch: self.epoch.get(), is_over: false }
     }
 
     /// Calls `action` if the body is asked for before any of it has arrived.
@@ -365,18 +365,25 @@ fn poll_bytes(io: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
 pub struct IncomingBody {
     source: Rc<Source>,
     epoch: u32,
+    /// Its last frame was given: the connection may be in others' hands before the end is asked for.
+    is_over: bool,
 }
 
 impl IncomingBody {
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
         if self.epoch != self.source.epoch.get() {
             return Poll::Ready(Some(Err(BodyError::new(self.source.broken, "the exchange is over"))));
         }
-        self.source.poll_frame(cx)
+        let polled = self.source.poll_frame(cx);
+        self.is_over = matches!(polled, Poll::Ready(None | Some(Ok(_)))) && self.source.is_done();
+        polled
     }
 
     pub(crate) fn is_end(&self) -> bool {
-        self.epoch != self.source.epoch.get() || self.source.is_done()
+        self.is_over || self.epoch != self.source.epoch.get() || self.source.is_done()
     }
 
     pub(super) fn source(&self) -> &Rc<Source> {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use leno_http::body::Frame;
 use leno_http::h1::{Client, ClientSettings};
 use leno_http::{Body, BodyLength, InterimSink, Method, Request, RequestHead};
 use leno_model::Reason;
@@ -121,6 +122,34 @@ fn connections_are_used_again() {
         }
         assert_eq!(server.connections.get(), 1);
         assert!(server.seen.borrow().starts_with("GET /x HTTP/1.1\r\nhost: app\r\n\r\nGET /x"));
+    });
+}
+
+/// Who reads slowly asks for a body's end long after its last byte, and the connection serves somebody else by then.
+#[test]
+fn a_body_has_its_end_although_its_connection_is_in_use_again() {
+    run(async {
+        let steps = &[
+            (END, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none"),
+            (END, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntwo\r\n0\r\n\r\n"),
+            (END, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nthree"),
+        ];
+        let server = script(steps, Then::Keep).await;
+        let client = client();
+        let mut waiting = Vec::new();
+        for body in ["one", "two", "three"] {
+            let mut response = client.send(server.address, get("/x")).await.unwrap();
+            let Some(Ok(Frame::Data(bytes))) = response.body.next().await else { panic!("no data of {body}") };
+            assert_eq!(bytes, body);
+            if body == "two" {
+                assert!(response.body.next().await.is_none(), "the end of chunks is read, not known");
+            }
+            waiting.push(response);
+        }
+        assert_eq!(server.connections.get(), 1);
+        for mut response in waiting {
+            assert!(response.body.next().await.is_none());
+        }
     });
 }
 
