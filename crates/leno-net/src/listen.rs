@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use leno_sys::canonical;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that the kernel keeps ready for us; it cuts this to `net.core.somaxconn` (4096 by default).
@@ -107,6 +107,12 @@ impl Listener {
         let (stream, peer) = self.accept().await?;
         Ok((stream.into_std()?, peer))
     }
+}
+
+/// Lets as many connections wait in a listener as in those that are opened here. The standard library's have 128 places, which a
+/// burst of callers passes; the kernel then drops what they send, and they wait a second or are reset.
+pub fn deepen(listener: &std::net::TcpListener) -> io::Result<()> {
+    SockRef::from(listener).listen(BACKLOG)
 }
 
 /// Listens without a runtime: for a supervisor that only owns the socket.
@@ -215,6 +221,19 @@ mod tests {
         let _client = StdStream::connect(address).unwrap();
         successor.accept().await.unwrap();
         assert!(matches!(Listener::inherit(9999), Err(ListenError::Inherited(_))));
+    }
+
+    #[test]
+    fn a_burst_fits_into_the_queue() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        deepen(&listener).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Nobody accepts meanwhile.
+        let _burst: Vec<_> = (0..300).map(|_| StdStream::connect(address).unwrap()).collect();
+        listener.set_nonblocking(true).unwrap();
+        for waiting in 0..300 {
+            assert!(listener.accept().is_ok(), "{waiting} of 300 wait");
+        }
     }
 
     #[test]

@@ -112,6 +112,7 @@ fn open(at: &ListenAt) -> io::Result<(TcpListener, SocketAddr)> {
         Some(fd) => leno_sys::take_listener(fd).map_err(named)?,
         None => TcpListener::bind(at.address).map_err(named)?,
     };
+    leno_net::listen::deepen(&listener).map_err(named)?;
     listener.set_nonblocking(true).map_err(named)?;
     let address = listener.local_addr().map_err(named)?;
     Ok((listener, address))
