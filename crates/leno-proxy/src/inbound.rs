@@ -18,7 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use leno_http::hop::{Peer, StreamKind, StreamMeta};
-use leno_http::{Refusal, Request, Response, Sending, hygiene};
+use leno_http::{Method, Refusal, Request, Response, Sending, hygiene};
 use leno_model::{AppProtocol, NamespacedName, Reason};
 use leno_plan::{InboundPlan, InboundPort};
 use tokio::time::{Instant, Sleep};
@@ -148,6 +148,11 @@ fn decide(
     match (meta.kind, port.protocol) {
         (StreamKind::Http, Some(AppProtocol::Tcp)) => {
             return Err(Refusal::new(Reason::MalformedRequest, "the port is declared tcp"));
+        }
+        // Whether it is a tunnel or not would be the application's to say, and nobody would judge what is inside. An origination opens
+        // tunnels as streams of bytes.
+        (StreamKind::Http, _) if request.head.method == Method::Connect => {
+            return Err(Refusal::new(Reason::MalformedRequest, "the port takes requests, not tunnels"));
         }
         (StreamKind::Tcp, Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Grpc)) => {
             return Err(Refusal::new(Reason::MalformedRequest, "the port takes requests, not a stream of bytes"));
