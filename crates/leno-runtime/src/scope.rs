@@ -6,13 +6,15 @@
 use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tokio::task::AbortHandle;
 
 /// Owns tasks. Clones share them.
@@ -27,7 +29,7 @@ struct Inner {
     running: AtomicUsize,
     panics: AtomicUsize,
     cancelled: AtomicBool,
-    cancel: Notify,
+    cancel: Arc<Notify>,
     idle: Notify,
 }
 
@@ -75,6 +77,41 @@ impl Drop for Counted {
     }
 }
 
+pin_project! {
+    /// A task of a scope. By hand and not an `async` block: that holds what it is given twice, once as it came and once pinned,
+    /// which is kilobytes for each connection.
+    struct Supervised<F> {
+        #[pin]
+        future: F,
+        #[pin]
+        cancel: OwnedNotified,
+        // Behind the future: whoever waits for the scope finds that what its tasks held is gone.
+        counted: Counted,
+        task: &'static str,
+        is_registered: bool,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Supervised<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let inner = &this.counted.0;
+        // Asked once, which registers this task; from then on being woken and looking at the flag is enough.
+        let is_woken = !std::mem::replace(this.is_registered, true) && this.cancel.poll(context).is_ready();
+        if is_woken || inner.cancelled.load(Ordering::SeqCst) {
+            return Poll::Ready(());
+        }
+        poll_caught(this.future, context).map(|outcome| {
+            if let Err(panic) = outcome {
+                inner.panics.fetch_add(1, Ordering::SeqCst);
+                tracing::error!(scope = inner.name, task = *this.task, panic = describe(&*panic), "task panicked");
+            }
+        })
+    }
+}
+
 impl Scope {
     /// The name appears in logs.
     #[must_use]
@@ -84,7 +121,7 @@ impl Scope {
             running: AtomicUsize::new(0),
             panics: AtomicUsize::new(0),
             cancelled: AtomicBool::new(false),
-            cancel: Notify::new(),
+            cancel: Arc::new(Notify::new()),
             idle: Notify::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -101,39 +138,11 @@ impl Scope {
         tokio::task::spawn_local(self.supervise(task, future)).abort_handle()
     }
 
-    fn supervise<F: Future<Output = ()>>(&self, task: &'static str, future: F) -> impl Future<Output = ()> + use<F> {
+    fn supervise<F: Future<Output = ()>>(&self, task: &'static str, future: F) -> Supervised<F> {
         self.inner.running.fetch_add(1, Ordering::SeqCst);
         // Counted from here, so that a task which never gets to run is counted out when it is dropped.
         let counted = Counted(self.inner.clone());
-        async move {
-            let inner = &counted.0;
-            let outcome = {
-                let mut future = pin!(future);
-                let mut cancel = pin!(inner.cancel.notified());
-                cancel.as_mut().enable();
-                if inner.cancelled.load(Ordering::SeqCst) {
-                    return;
-                }
-                // Asked once, which registers this task; from then on being woken and looking at the flag is enough.
-                let mut is_registered = false;
-                std::future::poll_fn(move |context| {
-                    let is_cancelled = match is_registered {
-                        true => inner.cancelled.load(Ordering::SeqCst),
-                        false => cancel.as_mut().poll(context).is_ready(),
-                    };
-                    is_registered = true;
-                    if is_cancelled {
-                        return Poll::Ready(Ok(()));
-                    }
-                    poll_caught(future.as_mut(), context)
-                })
-                .await
-            };
-            if let Err(panic) = outcome {
-                inner.panics.fetch_add(1, Ordering::SeqCst);
-                tracing::error!(scope = inner.name, task, panic = describe(&*panic), "task panicked");
-            }
-        }
+        Supervised { future, cancel: self.inner.cancel.clone().notified_owned(), counted, task, is_registered: false }
     }
 
     /// Tasks running.

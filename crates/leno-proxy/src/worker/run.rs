@@ -195,7 +195,8 @@ fn begin(worker: &Rc<Worker>, io: TcpStream, port: Port, load: Load) {
     let me = Rc::clone(worker);
     worker.side(side).connections.spawn_local("connection", async move {
         match port {
-            Port::Hop => inbound::connection::serve(me, io).await,
+            // In a box of its own: a hop's TLS session is kilobytes, hops are few, and callers' connections are many.
+            Port::Hop => Box::pin(inbound::connection::serve(me, io)).await,
             Port::Local(entry) => outbound::connection::serve(me, io, entry).await,
         }
         drop((load, permit, accepted));
