@@ -11,6 +11,7 @@ pub mod addresses;
 pub mod allocation;
 pub mod diag;
 pub mod fds;
+pub mod heap;
 pub mod lanes;
 pub mod lock;
 pub mod process;
