@@ -39,7 +39,7 @@ pub fn nginx(folder: &Path, name: &str, port: u16, locations: &str) -> Vec<Strin
     let place = home.display();
     let text = format!(
         "daemon off; master_process off; worker_processes 1; pid {place}/pid; error_log {place}/error.log;\n\
-         events {{ worker_connections 1024; }}\n\
+         events {{ worker_connections 8192; }}\n\
          http {{\n\
            log_format seen '$request_method $request_uri $status $http_leno_source_identity';\n\
            access_log {place}/access.log seen; client_max_body_size 0; keepalive_requests 1000000;\n\

@@ -6,12 +6,16 @@
 
 pub mod apps;
 pub mod load;
+pub mod memory;
 pub mod mesh;
 pub mod network;
 pub mod process;
+pub mod scene;
 pub mod skip;
 pub mod wait;
+pub mod wire;
 
 pub use mesh::{Member, Mesh};
 pub use network::{Host, Network};
 pub use process::{Output, Process};
+pub use scene::Scene;

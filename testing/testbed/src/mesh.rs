@@ -69,6 +69,11 @@ impl Mesh {
         self.process.kill();
     }
 
+    /// Lets the control plane stand still, with its connections open, or go on.
+    pub fn pause(&self, still: bool) {
+        self.process.signal(if still { Signal::STOP } else { Signal::CONT });
+    }
+
     /// Starts it again on the same data directory.
     pub fn restart(&mut self) {
         self.process.kill();
@@ -135,18 +140,42 @@ impl Mesh {
     #[track_caller]
     #[must_use]
     pub fn run(&self, host: &Host, name: &str, service: &str, flags: &[&str], child: &[&str]) -> Member {
-        self.member(host, name, "run", service, flags, child)
+        self.member(host, name, "run", service, flags, child, None)
     }
 
     /// Starts `leno proxy` as a member.
     #[track_caller]
     #[must_use]
     pub fn proxy(&self, host: &Host, name: &str, service: &str, flags: &[&str]) -> Member {
-        self.member(host, name, "proxy", service, flags, &[])
+        self.member(host, name, "proxy", service, flags, &[], None)
+    }
+
+    /// The same with a limit on the descriptors that it may open.
+    #[track_caller]
+    #[must_use]
+    pub fn proxy_limited(
+        &self,
+        host: &Host,
+        name: &str,
+        service: &str,
+        flags: &[&str],
+        descriptors: Option<usize>,
+    ) -> Member {
+        self.member(host, name, "proxy", service, flags, &[], descriptors)
     }
 
     #[track_caller]
-    fn member(&self, host: &Host, name: &str, verb: &str, service: &str, flags: &[&str], child: &[&str]) -> Member {
+    #[expect(clippy::too_many_arguments, reason = "of this file only, from functions with names")]
+    fn member(
+        &self,
+        host: &Host,
+        name: &str,
+        verb: &str,
+        service: &str,
+        flags: &[&str],
+        child: &[&str],
+        descriptors: Option<usize>,
+    ) -> Member {
         let state = self.folder.join(format!("state-{name}"));
         let token = self.token(service);
         let mut arguments: Vec<String> =
@@ -167,6 +196,7 @@ impl Mesh {
             token,
             folder: self.folder.clone(),
             process: None,
+            descriptors,
         };
         member.start();
         member
@@ -199,13 +229,23 @@ pub struct Member {
     token: String,
     folder: PathBuf,
     process: Option<Process>,
+    descriptors: Option<usize>,
 }
 
 impl Member {
     /// Starts it, again if it ran before, with the same state.
     #[track_caller]
     pub fn start(&mut self) {
-        let mut command = self.host.command(&leno().to_string_lossy());
+        let leno = leno();
+        let mut command = match self.descriptors {
+            None => self.host.command(&leno.to_string_lossy()),
+            // It becomes the program, so the process is the same.
+            Some(limit) => {
+                let mut command = self.host.command("prlimit");
+                command.arg(format!("--nofile={limit}:{limit}")).arg(leno);
+                command
+            }
+        };
         command.args(&self.arguments).env("LENO_TOKEN", &self.token).env("LENO_LOG", "info");
         self.process = Some(Process::start(&self.name, &mut command, &self.folder));
     }

@@ -6,11 +6,14 @@
 //!   host c ── veth ──┘
 //! ```
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use rustix::thread::LinkNameSpaceType;
 
 use crate::process::{Output, run};
 
@@ -145,6 +148,34 @@ impl Host {
     #[track_caller]
     pub fn run(&self, program: &str, arguments: &[&str]) -> Output {
         run(self.command(program).args(arguments), COMMAND_LIMIT)
+    }
+
+    /// Does something on a thread that is on this host: what it connects or listens with belongs here, and goes on belonging here
+    /// when it is taken elsewhere.
+    #[track_caller]
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let space = std::fs::File::open(format!("/run/netns/{}", self.namespace)).expect("the host's namespace");
+        let enter = move || {
+            rustix::thread::move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("root may enter a network namespace");
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(enter).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// A TCP connection from this host.
+    #[track_caller]
+    #[must_use]
+    pub fn connect(&self, address: SocketAddr) -> TcpStream {
+        self.within(|| TcpStream::connect(address)).unwrap_or_else(|e| panic!("connecting to {address}: {e}"))
+    }
+
+    /// Listens on loopback of this host.
+    #[track_caller]
+    #[must_use]
+    pub fn listen(&self, port: u16) -> TcpListener {
+        self.within(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
+            .unwrap_or_else(|e| panic!("listening on {port}: {e}"))
     }
 
     /// `curl -sS` on this host, with a limit; arguments as given.

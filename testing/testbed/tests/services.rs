@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use testbed::memory::anonymous_kib as rss_kib;
 use testbed::process::{Process, run};
 use testbed::skip::can_run;
 use testbed::{Host, Member, Mesh, Network, apps};
@@ -241,10 +242,4 @@ fn a_large_body_leaves_memory_flat() {
         assert!(then < before + 16 * 1024, "memory grew from {before} to {then} KiB");
     }
     drop(server);
-}
-
-fn rss_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("VmRSS");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
