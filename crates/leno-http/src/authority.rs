@@ -84,37 +84,35 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// What may be in a name; else 0.
+/// What each byte is in a name, and in the upper half what may follow it; else 0.
 static IN_NAMES: [u8; 256] = {
     let mut table = [0; 256];
     let mut byte = 0_u8;
     while byte < 0x80 {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
-            table[byte as usize] = IN_LABEL;
+            table[byte as usize] = IN_LABEL | (IN_LABEL | DOT) << 4;
         }
         byte += 1;
     }
-    table[b'.' as usize] = DOT;
+    table[b'.' as usize] = DOT | IN_LABEL << 4;
     table
 };
 const IN_LABEL: u8 = 1;
 const DOT: u8 = 2;
 
-/// Where a name or an IPv4 address ends, with a colon or the text.
+/// Where a name or an IPv4 address ends, with a colon or the text. No label is empty but the last one.
 fn host_end(text: &[u8]) -> Result<usize, &'static str> {
-    // What stands at the start counts as behind a dot, so that no label is empty but the last one.
-    let (mut previous, mut end) = (DOT, 0);
+    let (mut allowed, mut end) = (IN_LABEL, 0);
     for byte in text {
         let class = IN_NAMES[usize::from(*byte)];
-        // Two dots, or a byte that no name has.
-        if class & !(previous & DOT) == 0 {
+        if class & allowed == 0 {
             match byte {
                 b':' => break,
                 b'.' => return Err("empty label in the host"),
                 _ => return Err("invalid character in the host"),
             }
         }
-        previous = class;
+        allowed = class >> 4;
         end += 1;
     }
     if end == 0 || end > MAX_HOST { Err("host is empty or too long") } else { Ok(end) }

@@ -74,9 +74,13 @@ impl Index {
         });
     }
 
+    /// Before the first line: memory that was used before.
+    pub fn prepare(&mut self) {
+        self.slots.prepare();
+    }
+
     #[inline(always)]
     fn push(&mut self, slot: Slot) {
-        self.slots.prepare();
         self.names = self.names.with(slot.known);
         self.slots.push(slot);
     }
@@ -99,7 +103,13 @@ impl Index {
     /// Forgets every field of these kinds; how many there were.
     pub fn forget_all(&mut self, unwanted: NameSet) -> usize {
         // Most heads have nothing of what is to be removed.
-        if self.names.meets(unwanted) { self.forget(|slot| unwanted.has(slot.known)) } else { 0 }
+        if !self.names.meets(unwanted) {
+            return 0;
+        }
+        let before = self.slots.len();
+        self.slots.retain(|slot| !unwanted.has(slot.known));
+        self.names = self.names.without(unwanted);
+        before - self.slots.len()
     }
 }
 
@@ -153,6 +163,7 @@ impl Fields {
     #[must_use]
     pub fn from_parsed<'a>(block: &Bytes, parsed: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])>) -> Self {
         let mut index = Index::default();
+        index.prepare();
         for (name, value) in parsed {
             let at = offset(block, name);
             let name_end = at + name.len();
@@ -178,6 +189,7 @@ impl Fields {
             return Err(HeadError::TooLarge);
         }
         let mut index = Index::default();
+        index.prepare();
         while at < text.len() {
             let line = lines::field(&text, at).map_err(|stop| match stop {
                 Stop::Value | Stop::Nul | Stop::BareCr => HeadError::Value,
@@ -312,7 +324,11 @@ impl Fields {
     /// Adds a field at the end. Control characters in the value become spaces (RFC 9110 section 5.5); a name that is no
     /// token is a mistake of the program and is left out.
     pub fn append(&mut self, name: &str, value: &[u8]) {
-        let is_fine = is_token(name.as_bytes());
+        self.append_known(Known::of(name.as_bytes()), name, value);
+    }
+
+    fn append_known(&mut self, known: Known, name: &str, value: &[u8]) {
+        let is_fine = known.is_one_name() || is_token(name.as_bytes());
         debug_assert!(is_fine, "a field name must be a token: {name:?}");
         let Ok(name_len) = u16::try_from(name.len()) else { return };
         if !is_fine {
@@ -321,6 +337,7 @@ impl Fields {
         let narrow = |n: usize| u32::try_from(n).expect("added fields come from configuration and are small");
         let value = trim(value);
         self.added.prepare();
+        self.index.prepare();
         let name_at = self.added.len();
         self.added.reserve(name.len() + value.len() + 4);
         self.added.extend_from_slice(name.as_bytes());
@@ -341,21 +358,25 @@ impl Fields {
             value_len: narrow(value.len()),
             line_end: narrow(self.added.len()),
             name_len,
-            known: Known::of(name.as_bytes()),
+            known,
             is_added: true,
         });
     }
 
     /// Replaces every field of that name by one.
     pub fn set(&mut self, name: &str, value: &[u8]) {
-        self.remove(name);
-        self.append(name, value);
+        let known = Known::of(name.as_bytes());
+        if self.index.names.has(known) {
+            self.remove(name);
+        }
+        self.append_known(known, name, value);
     }
 
     /// Appends the fields as lines of `name: value CRLF`; runs of untouched neighbours in one piece.
     pub fn write_lines(&self, out: &mut Vec<u8>) {
-        let mut slots = self.index.slots.iter().peekable();
-        while let Some(first) = slots.next() {
+        let mut slots = self.index.slots();
+        while let [first, rest @ ..] = slots {
+            slots = rest;
             if first.line_end == 0 {
                 out.extend_from_slice(self.name_of(first));
                 out.extend_from_slice(b": ");
@@ -364,10 +385,12 @@ impl Fields {
                 continue;
             }
             let mut end = first.line_end;
-            while let Some(next) =
-                slots.next_if(|s| s.is_added == first.is_added && s.name_at == end && s.line_end != 0)
+            while let [next, rest @ ..] = slots
+                && next.name_at == end
+                && next.is_added == first.is_added
+                && next.line_end != 0
             {
-                end = next.line_end;
+                (end, slots) = (next.line_end, rest);
             }
             out.extend_from_slice(&self.source(first)[first.name_at as usize..end as usize]);
         }

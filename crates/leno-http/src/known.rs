@@ -54,7 +54,8 @@ pub enum Known {
     ProxyAuthorization,
 }
 
-/// Every name that stands for itself, the shortest first.
+/// Every name that stands for itself. No two have both length and first letter in common, so that one look finds the only one
+/// that a name can be.
 const NAMES: [(&str, Known); 21] = [
     ("te", Known::Te),
     ("host", Known::Host),
@@ -83,8 +84,6 @@ const NAMES: [(&str, Known); 21] = [
 const PREFIX: &[u8] = b"leno-";
 const CLIENT_CERTIFICATE: &[u8] = b"x-forwarded-client-cert";
 
-/// Longest name in [`NAMES`].
-const LONGEST: usize = 19;
 /// A name in words: the first and the last eight bytes and, of those that are longer than that, the second eight. Of shorter
 /// names, the first and the last four, or what there is.
 type Words = (u64, u64, u64);
@@ -96,12 +95,13 @@ struct Pattern {
     want: Words,
 }
 
-static PATTERNS: [Pattern; NAMES.len()] = {
-    let mut all = [Pattern { mask: (0, 0, 0), want: (0, 0, 0) }; NAMES.len()];
+/// The patterns of [`NAMES`], by the number of their [`Known`]; the first two have none.
+static PATTERNS: [Pattern; NAMES.len() + 2] = {
+    let mut all = [Pattern { mask: (0, 0, 0), want: (1, 0, 0) }; NAMES.len() + 2];
     let mut n = 0;
     while n < NAMES.len() {
         let name = NAMES[n].0.as_bytes();
-        let (mut mask, mut want) = ([0xff; LONGEST], [0; LONGEST]);
+        let (mut mask, mut want) = ([0xff; CLIENT_CERTIFICATE.len()], [0; CLIENT_CERTIFICATE.len()]);
         let mut at = 0;
         while at < name.len() {
             // The one bit in which the cases of a letter differ is not looked at; other bytes must be exactly themselves.
@@ -111,26 +111,38 @@ static PATTERNS: [Pattern; NAMES.len()] = {
             want[at] = name[at] & mask[at];
             at += 1;
         }
-        all[n] = Pattern { mask: words(mask.split_at(name.len()).0), want: words(want.split_at(name.len()).0) };
+        all[NAMES[n].1 as usize] =
+            Pattern { mask: words(mask.split_at(name.len()).0), want: words(want.split_at(name.len()).0) };
         n += 1;
     }
     all
 };
 
-/// Where the names of each length begin in [`NAMES`].
-static OF_LENGTH: [u8; LONGEST + 2] = {
-    let mut first = [0; LONGEST + 2];
-    let mut length = 0;
-    while length < first.len() {
-        let mut n = 0;
-        while n < NAMES.len() && NAMES[n].0.len() < length {
-            n += 1;
-        }
-        first[length] = n as u8;
+/// For each length of a name and each first letter, whatever its case, what such a name may be. The last row stands for all
+/// greater lengths.
+static CANDIDATES: [[Known; 32]; CLIENT_CERTIFICATE.len() + 2] = {
+    let mut table = [[Known::Other; 32]; CLIENT_CERTIFICATE.len() + 2];
+    let mut length = PREFIX.len();
+    while length < table.len() {
+        table[length][letter(PREFIX[0])] = Known::Internal;
         length += 1;
     }
-    first
+    table[CLIENT_CERTIFICATE.len()][letter(CLIENT_CERTIFICATE[0])] = Known::Internal;
+    let mut n = 0;
+    while n < NAMES.len() {
+        let (name, known) = (NAMES[n].0.as_bytes(), NAMES[n].1);
+        let candidate = &mut table[name.len()][letter(name[0])];
+        assert!(matches!(candidate, Known::Other), "two names with this length and first letter");
+        *candidate = known;
+        n += 1;
+    }
+    table
 };
+
+/// A letter without its case; what is no letter may be taken for one here.
+const fn letter(byte: u8) -> usize {
+    (byte & 31) as usize
+}
 
 #[inline]
 const fn words(name: &[u8]) -> Words {
@@ -151,54 +163,25 @@ const fn words(name: &[u8]) -> Words {
     }
 }
 
-/// For each length of a name, a bit for each letter with which a name begins that is not [`Known::Other`]. Nearly all others are
-/// told by this alone. The last one stands for all greater lengths.
-static BEGINNINGS: [u32; CLIENT_CERTIFICATE.len() + 2] = {
-    let mut letters = [0; CLIENT_CERTIFICATE.len() + 2];
-    let mut n = 0;
-    while n < NAMES.len() {
-        letters[NAMES[n].0.len()] |= beginning(NAMES[n].0.as_bytes()[0]);
-        n += 1;
-    }
-    let mut length = PREFIX.len();
-    while length < letters.len() {
-        letters[length] |= beginning(PREFIX[0]);
-        length += 1;
-    }
-    letters[CLIENT_CERTIFICATE.len()] |= beginning(CLIENT_CERTIFICATE[0]);
-    letters
-};
-
-/// The bit of a first letter, whatever its case.
-const fn beginning(letter: u8) -> u32 {
-    1 << (letter & 31)
-}
-
 impl Known {
     /// Recognises a name, in whatever case.
     #[must_use]
     #[inline]
     pub fn of(name: &[u8]) -> Self {
         let Some(first) = name.first() else { return Self::Other };
-        if BEGINNINGS[name.len().min(BEGINNINGS.len() - 1)] & beginning(*first) == 0 {
-            return Self::Other;
-        }
-        Self::among_names(name)
+        let candidate = CANDIDATES[name.len().min(CANDIDATES.len() - 1)][letter(*first)];
+        if candidate == Self::Other { Self::Other } else { candidate.if_it_is(name) }
     }
 
-    fn among_names(name: &[u8]) -> Self {
-        if let Some(&[from, to]) = OF_LENGTH.get(name.len()..).and_then(|lengths| lengths.first_chunk())
-            && let Some(patterns) = PATTERNS.get(usize::from(from)..usize::from(to))
-        {
-            let words = words(name);
-            let is_it = |Pattern { mask, want }: &Pattern| {
-                words.0 & mask.0 == want.0 && words.1 & mask.1 == want.1 && words.2 & mask.2 == want.2
-            };
-            if let Some(n) = patterns.iter().position(is_it) {
-                return NAMES[usize::from(from) + n].1;
-            }
-        }
-        if is_internal(name) { Self::Internal } else { Self::Other }
+    /// This one, if the name is the candidate's.
+    fn if_it_is(self, name: &[u8]) -> Self {
+        let is_it = if self == Self::Internal {
+            is_internal(name)
+        } else {
+            let (Pattern { mask, want }, words) = (PATTERNS[self as usize], words(name));
+            words.0 & mask.0 == want.0 && words.1 & mask.1 == want.1 && words.2 & mask.2 == want.2
+        };
+        if is_it { self } else { Self::Other }
     }
 
     /// All fields of this kind have the same name.
@@ -280,7 +263,7 @@ mod tests {
     #[test]
     fn every_name_is_known_in_every_case_and_nothing_else() {
         for (name, known) in NAMES {
-            assert!(name.len() <= LONGEST, "{name}");
+            assert!(name.len() <= 24, "{name} is not covered by its words");
             assert_eq!(Known::of(name.as_bytes()), known);
             assert_eq!(Known::of(name.to_ascii_uppercase().as_bytes()), known);
             assert_eq!(Known::of(&name.as_bytes()[..name.len() - 1]), slow(&name.as_bytes()[..name.len() - 1]));
@@ -293,7 +276,6 @@ mod tests {
                 }
             }
         }
-        assert!(NAMES.is_sorted_by_key(|(name, _)| name.len()));
         let set = NAMES.iter().fold(NameSet::default(), |set, (_, known)| set.with(*known));
         assert_eq!(set.0.count_ones() as usize, NAMES.len(), "one kind each");
     }

@@ -55,23 +55,36 @@ pub(crate) enum Stop {
 /// Reads the line that begins at `at`. Inlined into the two loops that read heads, so that a line stays in registers.
 #[inline(always)]
 pub(crate) fn field(bytes: &[u8], at: usize) -> Result<Line, Stop> {
-    let name_end = name_end(bytes, at);
-    if name_end == at || bytes.get(name_end) != Some(&b':') {
-        return Err(without_name(bytes, at, name_end));
+    let (mut name_end, stop) = until(bytes, at, lanes::odd_in_names);
+    if stop != b':' {
+        name_end = rare_name_end(bytes, name_end);
+        if bytes.get(name_end) != Some(&b':') {
+            return Err(without_name(bytes, at, name_end));
+        }
     }
+    if name_end == at {
+        return Err(Stop::NoName);
+    }
+    // Usually one space.
     let mut value_at = name_end + 1;
+    if bytes.get(value_at) == Some(&b' ') {
+        value_at += 1;
+    }
     while bytes.get(value_at).is_some_and(|b| is_blank(*b)) {
         value_at += 1;
     }
-    let stop = value_end(bytes, value_at);
-    if !bytes[stop..].starts_with(b"\r\n") {
-        return Err(without_end(bytes, stop, Stop::Value));
+    let (mut end, mut stop) = until(bytes, value_at, lanes::controls);
+    while stop == b'\t' {
+        (end, stop) = until(bytes, end + 1, lanes::controls);
     }
-    let mut value_end = stop;
+    if stop != b'\r' || bytes.get(end + 1) != Some(&b'\n') {
+        return Err(without_end(bytes, end, Stop::Value));
+    }
+    let mut value_end = end;
     while value_end > value_at && is_blank(bytes[value_end - 1]) {
         value_end -= 1;
     }
-    Ok(Line { at, name_end, value_at, value_end, end: stop + 2 })
+    Ok(Line { at, name_end, value_at, value_end, end: end + 2 })
 }
 
 /// Whitespace inside a line. Nearly always the first question is enough.
@@ -84,7 +97,6 @@ fn is_blank(byte: u8) -> bool {
 #[cold]
 fn without_name(bytes: &[u8], at: usize, stop: usize) -> Stop {
     match bytes.get(stop) {
-        Some(b':') => Stop::NoName,
         Some(b' ' | b'\t') if stop == at => Stop::Folded,
         Some(b' ' | b'\t') => Stop::Blank,
         Some(b'\r') if stop == at && bytes.get(at + 1) == Some(&b'\n') => Stop::Empty,
@@ -106,29 +118,30 @@ pub(crate) fn without_end(bytes: &[u8], stop: usize, other: Stop) -> Stop {
 }
 
 /// The first byte at or behind `at` that is not of a token.
-#[inline(always)]
 pub(crate) fn name_end(bytes: &[u8], at: usize) -> usize {
-    // Most names are letters and hyphens; whatever else is a `tchar` is looked up.
-    let mut end = until(bytes, at, lanes::odd_in_names);
-    while bytes.get(end).is_some_and(|b| TCHAR[usize::from(*b)]) {
-        end += 1;
+    rare_name_end(bytes, until(bytes, at, lanes::odd_in_names).0)
+}
+
+/// Most names are letters and hyphens; whatever else is a `tchar` is looked up.
+fn rare_name_end(bytes: &[u8], mut at: usize) -> usize {
+    while bytes.get(at).is_some_and(|b| TCHAR[usize::from(*b)]) {
+        at += 1;
     }
-    end
+    at
 }
 
 /// The first control character but tab at or behind `at`.
-#[inline(always)]
 pub(crate) fn value_end(bytes: &[u8], at: usize) -> usize {
-    let mut end = until(bytes, at, lanes::controls);
-    while bytes.get(end) == Some(&b'\t') {
-        end = until(bytes, end + 1, lanes::controls);
+    let (mut end, mut stop) = until(bytes, at, lanes::controls);
+    while stop == b'\t' {
+        (end, stop) = until(bytes, end + 1, lanes::controls);
     }
     end
 }
 
-/// The first byte at or behind `at` that cannot be in a word, that is between spaces.
+/// The first byte at or behind `at` that cannot be in a word, that is between spaces; and that byte, or [`END`].
 #[inline]
-pub(crate) fn word_end(bytes: &[u8], at: usize) -> usize {
+pub(crate) fn word_end(bytes: &[u8], at: usize) -> (usize, u8) {
     until(bytes, at, lanes::blanks)
 }
 
@@ -146,7 +159,7 @@ pub fn is_field_value(text: &[u8]) -> bool {
 
 /// Whether `text` can stand between spaces on a line.
 pub(crate) fn is_word(text: &[u8]) -> bool {
-    word_end(text, 0) == text.len()
+    word_end(text, 0).0 == text.len()
 }
 
 /// Whether `text` can be a request target: a word of UTF-8, as every reader takes it.
@@ -156,17 +169,21 @@ pub(crate) fn is_target(text: &[u8]) -> bool {
 
 /// Whether `text` is what nearly every target is: a word of ASCII, without a fragment.
 pub(crate) fn is_plain_target(text: &[u8]) -> bool {
-    !text.is_empty() && until(text, 0, lanes::odd_in_targets) == text.len()
+    !text.is_empty() && until(text, 0, lanes::odd_in_targets).0 == text.len()
 }
 
-/// The first byte at or behind `at` that is in `class`, which zero must be; `bytes.len()` without one.
+/// Stands for the byte behind the last one. No class asks for it alone: who finds it looks again.
+pub(crate) const END: u8 = 0xff;
+
+/// The first byte at or behind `at` that is in `class`, which zero must be, and what it is; `bytes.len()` and [`END`] without one.
 #[inline(always)]
-fn until(bytes: &[u8], at: usize, class: impl Fn(&[u8; LANE]) -> u32) -> usize {
+fn until(bytes: &[u8], at: usize, class: impl Fn(&[u8; LANE]) -> u32) -> (usize, u8) {
     let mut rest = &bytes[at..];
     while let Some((lane, behind)) = rest.split_first_chunk() {
         let found = class(lane);
         if found != 0 {
-            return bytes.len() - rest.len() + found.trailing_zeros() as usize;
+            let place = found.trailing_zeros() as usize % LANE;
+            return (bytes.len() - rest.len() + place, lane[place]);
         }
         rest = behind;
     }
@@ -175,13 +192,14 @@ fn until(bytes: &[u8], at: usize, class: impl Fn(&[u8; LANE]) -> u32) -> usize {
 
 /// The same of the end of `bytes`, less than a lane.
 #[inline(never)]
-fn in_last(bytes: &[u8], rest: &[u8], class: impl Fn(&[u8; LANE]) -> u32) -> usize {
+fn in_last(bytes: &[u8], rest: &[u8], class: impl Fn(&[u8; LANE]) -> u32) -> (usize, u8) {
     // Looked at together with what comes before it, if there is enough. A bit behind the last stands for the end.
     let found = match bytes.last_chunk() {
         Some(lane) => class(lane) >> (LANE - rest.len()) | 1 << rest.len(),
         None => class(&padded(rest)),
     };
-    bytes.len() - rest.len() + found.trailing_zeros() as usize
+    let place = found.trailing_zeros() as usize;
+    (bytes.len() - rest.len() + place, rest.get(place).copied().unwrap_or(END))
 }
 
 /// Less than a lane, with zeros behind it.
@@ -282,7 +300,8 @@ mod tests {
         fn the_first_that_stops_is_found(bytes in prop::collection::vec(prop_oneof![8 => Just(b'a'), 1 => any::<u8>()], 0..70), from in 0_usize..70) {
             let from = from.min(bytes.len());
             let expected = bytes[from..].iter().position(|b| *b <= b' ' || *b == 0x7f).map_or(bytes.len(), |at| from + at);
-            prop_assert_eq!(word_end(&bytes, from), expected);
+            let byte = bytes.get(expected).copied().unwrap_or(END);
+            prop_assert_eq!(word_end(&bytes, from), (expected, byte));
         }
 
         #[test]

@@ -69,6 +69,15 @@ where
         Self(take().unwrap_or_else(|| Vec::with_capacity(room)))
     }
 
+    /// Gives the memory back to the stock.
+    fn keep(&mut self) {
+        let mut vector = std::mem::take(&mut self.0);
+        if vector.capacity() * size_of::<T>() <= KEPT_BYTES {
+            vector.clear();
+            give(vector);
+        }
+    }
+
     /// Before the first element: memory from the stock.
     #[inline]
     pub fn prepare(&mut self) {
@@ -126,12 +135,11 @@ impl<T: Copy> Drop for SpareVec<T>
 where
     Vec<T>: Stocked,
 {
+    #[inline]
     fn drop(&mut self) {
-        let mut vector = std::mem::take(&mut self.0);
-        let bytes = vector.capacity() * size_of::<T>();
-        if bytes > 0 && bytes <= KEPT_BYTES {
-            vector.clear();
-            give(vector);
+        // Most have never held anything.
+        if self.0.capacity() > 0 {
+            self.keep();
         }
     }
 }

@@ -18,7 +18,7 @@ use memchr::memchr;
 
 use crate::fields::{Fields, Index};
 use crate::known::{Known, NameSet};
-use crate::lines::{self, Line, Stop};
+use crate::lines::{self, Stop};
 
 /// Header lines in one head. 100 is what the common servers allow (DESIGN section 7).
 pub const MAX_FIELDS: usize = 100;
@@ -65,18 +65,31 @@ impl HeadScanner {
         if self.seen > self.line && self.goes_on(bytes) {
             return self.partial(bytes);
         }
-        loop {
-            match lines::field(bytes, self.line) {
-                Ok(line) => self.take(bytes, line)?,
-                Err(Stop::Empty) => return self.whole(),
-                Err(Stop::Partial) => {
-                    self.has_colon = memchr(b':', &bytes[self.line..]).is_some();
-                    // A CR is looked at again with what follows it.
-                    self.seen = bytes.strip_suffix(b"\r").unwrap_or(bytes).len();
-                    return self.partial(bytes);
+        // Taken along, so that no line is written down twice.
+        let mut index = std::mem::take(&mut self.index);
+        index.prepare();
+        let mut at = self.line;
+        let ended = loop {
+            match lines::field(bytes, at) {
+                // What lies further on than a head goes may not fit in the index, but such a head is refused when it is whole.
+                Ok(line) if index.len() < MAX_FIELDS => {
+                    index.push_line(bytes, line);
+                    at = line.end;
                 }
-                Err(stop) => return Err(refusal(stop)),
+                Ok(_) => return Err(ParseError::TooLarge("more than 100 header lines")),
+                Err(stop) => break stop,
             }
+        };
+        (self.index, self.line) = (index, at);
+        match ended {
+            Stop::Empty => self.whole(),
+            Stop::Partial => {
+                self.has_colon = memchr(b':', &bytes[self.line..]).is_some();
+                // A CR is looked at again with what follows it.
+                self.seen = bytes.strip_suffix(b"\r").unwrap_or(bytes).len();
+                self.partial(bytes)
+            }
+            stop => Err(refusal(stop)),
         }
     }
 
@@ -84,17 +97,6 @@ impl HeadScanner {
     #[must_use]
     pub fn into_head(self, block: Bytes) -> WholeHead {
         WholeHead { block, first: self.start..self.first_end, index: self.index }
-    }
-
-    /// What lies further on than a head goes may not fit in the index, but such a head is refused when it is whole.
-    #[inline]
-    fn take(&mut self, bytes: &[u8], line: Line) -> Result<(), ParseError> {
-        if self.index.len() == MAX_FIELDS {
-            return Err(ParseError::TooLarge("more than 100 header lines"));
-        }
-        self.index.push_line(bytes, line);
-        self.line = line.end;
-        Ok(())
     }
 
     /// Looks for the end of the first line; whether it is there.
@@ -202,7 +204,12 @@ impl WholeHead {
         let line = &self.block[self.first.clone()];
         let (rest, version) = line.split_last_chunk::<8>().ok_or(WRONG)?;
         let minor = minor(version)?;
-        let method = lines::name_end(line, 0);
+        // Most methods.
+        let method = match line {
+            [b'G', b'E', b'T', b' ', ..] => 3,
+            [b'P', b'O', b'S', b'T', b' ', ..] => 4,
+            _ => lines::name_end(line, 0),
+        };
         if method == 0 || line[method] != b' ' || rest.len() < method + 2 || rest.last() != Some(&b' ') {
             return Err(WRONG);
         }

@@ -123,6 +123,11 @@ impl Lines {
     }
 
     fn connection(&mut self, value: &[u8]) {
+        // Nearly all that is ever said.
+        if value == b"keep-alive" {
+            self.keep_alive = true;
+            return;
+        }
         for option in connection_options(value) {
             match option {
                 ConnectionOption::Close => self.close = true,

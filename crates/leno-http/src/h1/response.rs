@@ -89,6 +89,8 @@ pub fn read(mut head: WholeHead, asked: Asked) -> Result<ParsedResponse, ParseEr
                 }
                 chunked = true;
             }
+            // Nearly all that is ever said.
+            Known::Connection if value == b"keep-alive" => keep_alive = true,
             Known::Connection => {
                 for option in connection_options(value) {
                     match option {

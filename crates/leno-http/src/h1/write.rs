@@ -156,18 +156,32 @@ fn write_length(out: &mut Vec<u8>, length: u64) {
 pub(crate) fn write_decimal(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];
     let mut at = digits.len();
-    loop {
+    // Two digits to a division.
+    while number >= 100 {
+        at -= 2;
+        [digits[at], digits[at + 1]] = two_digits((number % 100) as u8);
+        number /= 100;
+    }
+    let [tens, ones] = two_digits(number as u8);
+    at -= 1;
+    digits[at] = ones;
+    if tens > b'0' {
         at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
+        digits[at] = tens;
     }
     out.extend_from_slice(&digits[at..]);
 }
 
+fn two_digits(below_100: u8) -> [u8; 2] {
+    [b'0' + below_100 / 10, b'0' + below_100 % 10]
+}
+
 fn write_status(out: &mut Vec<u8>, status: u16) {
+    // Most answers.
+    if status == 200 {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        return;
+    }
     out.extend_from_slice(b"HTTP/1.1 ");
     write_decimal(out, u64::from(status));
     out.push(b' ');
@@ -187,7 +201,7 @@ mod tests {
 
     #[test]
     fn numbers() {
-        for number in [0, 7, 10, 999, u64::MAX] {
+        for number in (0..=1_000).chain([1_234, 99_999, 100_000, 1_000_000_007, u64::MAX]) {
             let mut out = Vec::new();
             write_decimal(&mut out, number);
             assert_eq!(String::from_utf8(out).unwrap(), number.to_string());

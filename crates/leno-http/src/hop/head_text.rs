@@ -181,10 +181,11 @@ impl<'a> Words<'a> {
         if self.is_line_over {
             return Ok(None);
         }
-        let (start, end) = (self.at, word_end(self.text, self.at));
-        match self.text.get(end..) {
-            Some([b' ', ..]) => self.at = end + 1,
-            Some([b'\r', b'\n', ..]) => (self.at, self.is_line_over) = (end + 2, true),
+        let start = self.at;
+        let (end, stop) = word_end(self.text, start);
+        match stop {
+            b' ' => self.at = end + 1,
+            b'\r' if self.text.get(end + 1) == Some(&b'\n') => (self.at, self.is_line_over) = (end + 2, true),
             _ => return Err(HeadError::Start),
         }
         Ok(Some(start..end))
@@ -240,7 +241,7 @@ fn parse_meta(text: &Bytes, words: &mut Words<'_>) -> Result<StreamMeta, HeadErr
         },
         protocol: {
             let word = &text[words.need()?];
-            AppProtocol::ALL.into_iter().find(|p| p.as_str().as_bytes() == word).ok_or(HeadError::Start)?
+            *AppProtocol::ALL.iter().find(|p| p.as_str().as_bytes() == word).ok_or(HeadError::Start)?
         },
         attempt: 0,
         deadline_ms: None,
