@@ -77,6 +77,12 @@ impl Chunks {
         }
     }
 
+    pub(crate) fn clear(&mut self) {
+        if !self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
     fn gather(&mut self, piece: &[u8]) {
         if piece.is_empty() {
             return;

@@ -16,6 +16,7 @@ mod ids;
 mod receive;
 mod send;
 mod stream;
+mod table;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -27,11 +28,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use leno_model::Reason;
-use slab::Slab;
 
 use self::ids::Ids;
 pub use self::send::{Stopped, reason_of};
 use self::stream::{Receiving, Stream, remember};
+use self::table::Table;
 use self::window::Growth;
 use super::frame::{self, Hello, Kind};
 use super::head_text::parse_trailers;
@@ -131,7 +132,7 @@ pub struct Engine {
     control: Vec<u8>,
     /// Bytes of `control` that answer the peer, since the last flush.
     owed: usize,
-    streams: Slab<Stream>,
+    streams: Table,
     by_id: Ids,
     /// Streams with something to send, in turn.
     round: VecDeque<StreamKey>,
@@ -182,7 +183,7 @@ impl Engine {
             partial: Vec::new(),
             control,
             owed: 0,
-            streams: Slab::new(),
+            streams: Table::default(),
             by_id: Ids::default(),
             round: VecDeque::new(),
             accepted: VecDeque::new(),
@@ -282,12 +283,13 @@ impl Engine {
         self.by_id.get(id).map(|index| StreamKey { index, id })
     }
 
-    fn insert(&mut self, stream: Stream) -> StreamKey {
-        let id = stream.id;
-        let index = self.streams.insert(stream);
+    /// A new stream; the limits were looked at.
+    fn insert(&mut self, id: u32) -> (StreamKey, &mut Stream) {
+        let send_window = self.peer.map_or(0, |p| p.stream_window);
+        let (index, stream) = self.streams.insert(id, send_window);
         self.by_id.insert(id, index);
         self.open += 1;
-        StreamKey { index, id }
+        (StreamKey { index, id }, stream)
     }
 
     /// Forgets a stream when it is over, and gives memory back when it was the last.
@@ -297,10 +299,10 @@ impl Engine {
             return;
         }
         let was_counted = std::mem::replace(&mut stream.is_counted, false);
-        let is_released = stream.is_released;
+        let (is_released, grown) = (stream.is_released, stream.growth());
         self.open -= u32::from(was_counted);
         if is_released {
-            let grown = self.streams.remove(key.index).growth();
+            self.streams.remove(key.index);
             if grown > 0 {
                 self.shrunk(grown);
             }
@@ -317,7 +319,7 @@ impl Engine {
             self.partial = Vec::new();
         }
         if self.streams.capacity() > 16 {
-            self.streams = Slab::new();
+            self.streams = Table::default();
             self.by_id = Ids::default();
             self.round = VecDeque::new();
             self.accepted = VecDeque::new();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use leno_model::Reason;
 
-use super::stream::{Receiving, Sending, Stream, wake};
+use super::stream::{Receiving, Sending, wake};
 use super::{Accepted, Engine, OURS, ProtocolError, Side, StreamKey, protocol_error};
 use crate::body::MAX_INTERIM;
 use crate::hop::frame::{self, Hello, Kind, MAX_WINDOW};
@@ -140,11 +140,9 @@ impl Engine {
             self.put_reset(id, Reason::RefusedStream, true, "too many streams");
             return Ok(());
         }
-        let send_window = self.peer.map_or(0, |p| p.stream_window);
-        let mut stream = Stream::new(id, send_window, OURS.stream_window);
+        let (key, stream) = self.insert(id);
         stream.sending = Sending::Open;
         stream.receiving = if frame.is_end() { Receiving::Ended } else { Receiving::Open };
-        let key = self.insert(stream);
         let text = spare::copy(frame.payload);
         self.accepted.push_back(Accepted { key, text, is_ended: frame.is_end() });
         Ok(())

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use leno_model::Reason;
 
 use super::stream::{Sending, Stream, Tail, remember};
-use super::{Engine, OURS, StreamKey};
+use super::{Engine, StreamKey};
 use crate::body::MAX_INTERIM;
 use crate::head::{Fields, HeadError};
 use crate::hop::frame::{self, Kind, MAX_DATA};
@@ -36,10 +36,9 @@ impl Engine {
         self.put_head(Kind::Head, id, is_end, write)
             .map_err(|e| StreamError::unprocessed(reason_of(e), e.to_string()))?;
         self.newest_id = id;
-        let send_window = self.peer.map_or(0, |p| p.stream_window);
-        let mut stream = Stream::new(id, send_window, OURS.stream_window);
+        let (key, stream) = self.insert(id);
         stream.sending = if is_end { Sending::Ended } else { Sending::Open };
-        Ok(self.insert(stream))
+        Ok(key)
     }
 
     fn put_head(
@@ -134,8 +133,7 @@ impl Engine {
     /// Puts a stream into the round if it has data that it may send; an end without data goes out with the next flush,
     /// since no window holds it back.
     pub(super) fn join_round(&mut self, key: StreamKey) {
-        let Some(index) = self.get(key).map(|_| key.index) else { return };
-        let stream = &mut self.streams[index];
+        let Some(stream) = self.streams.get_mut(key.index).filter(|s| s.id == key.id) else { return };
         if stream.queue.is_empty() {
             put_tail(stream, &mut self.control);
             self.settle(key);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::hop::chunks::Chunks;
-use crate::hop::limits::SEND_QUEUE;
+use crate::hop::limits::{SEND_QUEUE, STREAM_WINDOW};
 use crate::refusal::StreamError;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,25 +97,26 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub fn new(id: u32, send_window: u32, receive_window: u32) -> Self {
+    /// No stream: what a free place holds.
+    pub fn empty() -> Self {
         Self {
-            id,
+            id: 0,
             sending: Sending::Idle,
             receiving: Receiving::Idle,
             is_reset: false,
             is_released: false,
-            is_counted: true,
+            is_counted: false,
             queue: Chunks::default(),
             tail: Tail::None,
-            send_window: i64::from(send_window),
+            send_window: 0,
             is_in_round: false,
             wants_room: false,
             inbox: Chunks::default(),
             infos_sent: 0,
             head: None,
             rare: None,
-            receive_window,
-            window: receive_window,
+            receive_window: 0,
+            window: 0,
             credit: 0,
             is_credited: false,
             judged: None,
@@ -124,6 +125,39 @@ impl Stream {
             writer: None,
             watcher: None,
         }
+    }
+
+    /// Makes a stream of an empty one.
+    pub fn begin(&mut self, id: u32, send_window: u32) {
+        self.id = id;
+        self.sending = Sending::Idle;
+        self.receiving = Receiving::Idle;
+        self.is_reset = false;
+        self.is_released = false;
+        self.is_counted = true;
+        self.send_window = i64::from(send_window);
+        self.is_in_round = false;
+        self.wants_room = false;
+        self.infos_sent = 0;
+        self.receive_window = STREAM_WINDOW;
+        self.window = STREAM_WINDOW;
+        self.credit = 0;
+        self.is_credited = false;
+        self.judged = None;
+        self.taken = 0;
+    }
+
+    /// Makes it empty: everything that has memory or wakes somebody goes.
+    pub fn clear(&mut self) {
+        self.id = 0;
+        self.queue.clear();
+        self.inbox.clear();
+        self.tail = Tail::None;
+        self.head = None;
+        self.rare = None;
+        self.reader = None;
+        self.writer = None;
+        self.watcher = None;
     }
 
     pub fn rare(&mut self) -> &mut Rare {
@@ -171,7 +205,7 @@ impl Stream {
 
     /// Ends the sending half without sending more.
     pub fn cut_sending(&mut self) {
-        self.queue = Chunks::default();
+        self.queue.clear();
         self.tail = Tail::None;
         self.sending = Sending::Ended;
         wake(&mut self.writer);
@@ -197,7 +231,9 @@ impl Stream {
     /// Drops what was received; how many bytes.
     pub fn drop_inbox(&mut self) -> usize {
         self.take_trailers();
-        std::mem::take(&mut self.inbox).len()
+        let freed = self.inbox.len();
+        self.inbox.clear();
+        freed
     }
 }
 
