@@ -38,11 +38,23 @@ pub enum Detected {
 /// # Errors
 /// The connection ended or broke before its first byte.
 pub async fn detect(io: &TcpStream, limit: Duration) -> io::Result<Detected> {
+    watch(io, limit, judge).await
+}
+
+/// [`detect`] for a port that speaks HTTP: what does not begin as the preface of HTTP/2 is left to HTTP/1's codec at once.
+///
+/// # Errors
+/// The connection ended or broke before its first byte.
+pub async fn detect_http(io: &TcpStream, limit: Duration) -> io::Result<Detected> {
+    watch(io, limit, judge_http).await
+}
+
+async fn watch(io: &TcpStream, limit: Duration, judge: fn(&[u8]) -> Option<Detected>) -> io::Result<Detected> {
     let mut pause = LOOK_AGAIN;
     let looked = tokio::time::timeout(limit, async {
         loop {
             io.readable().await?;
-            if let Some(found) = look(io)? {
+            if let Some(found) = look(io, judge)? {
                 return Ok(found);
             }
             // A part of something. Its bytes stay in the socket, so readiness cannot tell when more come; and whoever sends a byte and
@@ -55,7 +67,7 @@ pub async fn detect(io: &TcpStream, limit: Duration) -> io::Result<Detected> {
     looked.unwrap_or(Ok(Detected::Tcp))
 }
 
-fn look(io: &TcpStream) -> io::Result<Option<Detected>> {
+fn look(io: &TcpStream, judge: fn(&[u8]) -> Option<Detected>) -> io::Result<Option<Detected>> {
     let mut bytes = [0; LOOK];
     let peeked = io.try_io(Interest::READABLE, || Ok(rustix::net::recv(io, &mut bytes[..], RecvFlags::PEEK)?.1));
     match peeked {
@@ -64,6 +76,15 @@ fn look(io: &TcpStream) -> io::Result<Option<Detected>> {
         Ok(length) => Ok(judge(&bytes[..length.min(LOOK)])),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// `None`: it may become the preface.
+fn judge_http(bytes: &[u8]) -> Option<Detected> {
+    match bytes.starts_with(PREFACE) {
+        true => Some(Detected::Http2),
+        false if PREFACE.starts_with(bytes) => None,
+        false => Some(Detected::Http1),
     }
 }
 
@@ -134,6 +155,20 @@ mod tests {
             (b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", Some(Detected::Tcp)),
         ] {
             assert_eq!(judge(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn on_an_http_port_only_the_preface_is_waited_for() {
+        for (bytes, expected) in [
+            (&b"G"[..], Some(Detected::Http1)),
+            (b"P", None),
+            (b"PR", None),
+            (b"PRO", Some(Detected::Http1)),
+            (b"\x16", Some(Detected::Http1)),
+            (PREFACE, Some(Detected::Http2)),
+        ] {
+            assert_eq!(judge_http(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
         }
     }
 

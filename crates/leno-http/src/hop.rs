@@ -13,6 +13,7 @@
 
 mod chunks;
 mod client;
+mod crew;
 mod driver;
 pub mod frame;
 pub mod head_text;

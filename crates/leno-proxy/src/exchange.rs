@@ -345,12 +345,12 @@ impl Exchange {
                 response.body = Body::Full(bytes);
             }
             body => {
-                let sleep = self.deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+                let late = self.deadline.map(|at| Late { at, sleep: Box::pin(tokio::time::sleep_until(at)) });
                 let expected = match response.head.length {
                     BodyLength::Exact(length) => Some(length),
                     BodyLength::None | BodyLength::Unknown => None,
                 };
-                let measured = Measured { body, exchange: Some(self), sleep, expected };
+                let measured = Measured { body, exchange: Some(self), late, expected };
                 response.body = Body::boxed(measured.boxed());
             }
         }
@@ -471,9 +471,15 @@ struct Measured {
     body: Body,
     /// `None` once recorded or parked.
     exchange: Option<Exchange>,
-    sleep: Option<Pin<Box<Sleep>>>,
+    late: Option<Late>,
     /// A reader that has all bytes of a declared length need not ask for the end.
     expected: Option<u64>,
+}
+
+/// When an answer must have ended.
+struct Late {
+    at: Instant,
+    sleep: Pin<Box<Sleep>>,
 }
 
 impl BodyStream for Measured {
@@ -482,14 +488,19 @@ impl BodyStream for Measured {
             return self.broken(BodyError::new(reason, ""));
         }
         let mut polled = self.body.poll_frame(cx);
-        if polled.is_pending() {
-            // Whoever could end it must know whom to wake; what is ready needs no waker.
-            if let Some(exchange) = &self.exchange {
-                let _ = exchange.live.poll_ended(1, cx);
-            }
-            if self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
-                return self.broken(BodyError::new(Reason::RequestTimeout, "the answer was not complete in time"));
-            }
+        let is_late = match &mut self.late {
+            None => false,
+            // A reader that is slower than the body never finds it pending: the clock decides, too.
+            Some(late) => late.at <= Instant::now() || (polled.is_pending() && late.sleep.as_mut().poll(cx).is_ready()),
+        };
+        if is_late {
+            return self.broken(BodyError::new(Reason::RequestTimeout, "the answer was not complete in time"));
+        }
+        // Whoever could end it must know whom to wake; what is ready needs no waker.
+        if polled.is_pending()
+            && let Some(exchange) = &self.exchange
+        {
+            let _ = exchange.live.poll_ended(1, cx);
         }
         strip_trailers(&mut polled);
         let Some(exchange) = &mut self.exchange else { return polled };
@@ -516,7 +527,7 @@ impl BodyStream for Measured {
     fn retire(mut self: Box<Self>) {
         // The source first: what it tells when it is let go belongs to the exchange.
         self.body = Body::Empty;
-        (self.exchange, self.sleep) = (None, None);
+        (self.exchange, self.late) = (None, None);
         let mut room = Some(self);
         let _ = ROOMS.try_with(|rooms| {
             let mut rooms = rooms.borrow_mut();

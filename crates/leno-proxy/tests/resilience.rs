@@ -12,6 +12,8 @@ mod client;
 #[expect(dead_code, reason = "shared by several tests")]
 mod mesh;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +52,23 @@ fn a_request_timeout_answers_504_and_frees_the_application() {
     assert_eq!(caller.send("GET /drip HTTP/1.1\r\nhost: web\r\n\r\n").head().status, 200);
     assert!(!caller.rest().ends_with("0\r\n\r\n"));
     assert_eq!(app.seen().len(), 2, "nothing was tried again");
+}
+
+/// The answer is always there before its reader is: only the clock can tell that its time is over.
+#[test]
+fn a_slow_reader_does_not_outlive_the_request_timeout() {
+    let (_app, mut pair) = pair();
+    let timeouts = Timeouts { request: Some(Duration::from_secs(1)), ..Timeouts::default() };
+    with_policy(&mut pair, CallPolicy { timeouts, ..CallPolicy::default() });
+    let mut io = TcpStream::connect(pair.local()).unwrap();
+    io.write_all(b"GET /flood HTTP/1.1\r\nhost: web\r\n\r\n").unwrap();
+    let (mut piece, mut read) = (vec![0; 1 << 16], 0);
+    while let Ok(length @ 1..) = io.read(&mut piece) {
+        read += length;
+        // Slower than anybody sends.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(read > 0 && read < app::FLOOD, "{read} bytes");
 }
 
 #[test]

@@ -168,6 +168,8 @@ pub struct Flooded {
     pub frames: BTreeMap<u8, u32>,
     /// Error codes of its RST_STREAMs.
     pub resets: BTreeMap<u32, u32>,
+    /// Its answers with status 400.
+    pub bad_requests: u32,
     /// It closed. Otherwise it has answered a PING behind all that was sent.
     pub is_closed: bool,
 }
@@ -178,6 +180,11 @@ impl Flooded {
         let code = |at: usize| payload.get(at..at + 4).map(|b| u32::from_be_bytes(b.try_into().expect("4 bytes")));
         match kind {
             kind::GOAWAY => self.goaway = code(4),
+            kind::HEADERS => {
+                // The table's size may be told first; 12 is `:status: 400` (RFC 7541 appendix A), and pseudo-headers come first.
+                let first = payload.iter().find(|byte| **byte & 0xe0 != 0x20);
+                self.bad_requests += u32::from(first == Some(&(0x80 | 12)));
+            }
             kind::RESET => *self.resets.entry(code(0).unwrap_or(u32::MAX)).or_default() += 1,
             _ => {}
         }

@@ -73,7 +73,9 @@ impl Idle {
         if self.is_heard {
             return self.timer.is_elapsed();
         }
-        self.is_heard = self.timer.as_mut().poll(cx).is_pending();
-        !self.is_heard
+        let has_fired = self.timer.as_mut().poll(cx).is_ready();
+        // A task that has used up its share of this turn is told "pending" without being registered; it is polled again.
+        self.is_heard = !has_fired && tokio::task::coop::has_budget_remaining();
+        has_fired
     }
 }

@@ -281,6 +281,8 @@ pub fn parse_request(text: &Bytes) -> Result<(StreamMeta, RequestHead), HeadErro
         }
     }
     check_request(&head)?;
+    // An expectation needs a body to wait for, as the readers of HTTP/1 have it: our writers would pass on one that nobody keeps.
+    head.expect_continue &= head.length.exact() != Some(0);
     head.fields = parse_fields(text.clone(), words.next_line(), hygiene::OWNED_BY_WRITERS)?;
     // Codings are between neighbours; only the word about trailers crosses the mesh.
     if head.fields.values(Known::Te).any(|value| !value.eq_ignore_ascii_case(b"trailers")) {
@@ -385,7 +387,8 @@ mod tests {
             "shop/web 80 http grpc a=1 d=2500\r\nPOST /a.B/C?d=%20 h=web.shop v=2 l=* e=1\r\nte: trailers\r\n"
         );
         assert_eq!(parse_request(&out.into()).unwrap(), (meta(), head.clone()));
-        (head.length, head.upgrade) = (BodyLength::None, Some(Bytes::from_static(b"websocket")));
+        (head.length, head.expect_continue) = (BodyLength::None, false);
+        head.upgrade = Some(Bytes::from_static(b"websocket"));
         let mut out = Vec::new();
         put_request(&mut out, &meta(), &head).unwrap();
         assert_eq!(parse_request(&out.into()).unwrap(), (meta(), head));
@@ -494,6 +497,16 @@ mod tests {
         for (bad, is_fine) in [("103\r\n", true), ("100\r\n", true), ("101 u=websocket\r\n", false), ("200\r\n", false)]
         {
             assert_eq!(parse_interim(&Bytes::from(bad.to_owned())).is_ok(), is_fine, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn expectations_need_a_body_to_wait_for() {
+        for (words, expected) in
+            [("l=3 e=1", true), ("l=* e=1", true), ("e=1", false), ("l=0 e=1", false), ("e=1 u=websocket", false)]
+        {
+            let text = Bytes::from(format!("shop/web 80 http http\r\nPUT / h=web {words}\r\n"));
+            assert_eq!(parse_request(&text).unwrap().1.expect_continue, expected, "{words}");
         }
     }
 

@@ -97,12 +97,13 @@ impl Budget {
         self.granted.get()
     }
 
-    /// Lets a window grow, if that is within what all may grow by.
+    /// Lets a window grow, if that is within half of what is left of what all may grow by: credit cannot be taken back from a
+    /// stream that has gone quiet, so that no few may have it all.
     pub(super) fn grant(&self, bytes: usize) -> bool {
-        let granted = self.granted.get() + bytes;
-        let is_within = granted <= WORKER_GROWTH;
+        let granted = self.granted.get();
+        let is_within = 2 * bytes <= WORKER_GROWTH.saturating_sub(granted);
         if is_within {
-            self.granted.set(granted);
+            self.granted.set(granted + bytes);
         }
         is_within
     }

@@ -9,6 +9,7 @@ use leno_identity::PeerIdentity;
 use leno_model::Reason;
 use leno_net::tls::HandshakeInfo;
 
+use super::crew::Crew;
 use super::driver::Shared;
 use super::limits::Budget;
 use super::state::Side;
@@ -97,6 +98,7 @@ pub struct HopInfo {
 pub struct Registry {
     hops: RefCell<Vec<Weak<Shared>>>,
     budget: Rc<Budget>,
+    crew: Rc<Crew>,
     stats: Stats,
 }
 
@@ -105,6 +107,11 @@ impl Registry {
     #[must_use]
     pub fn new() -> Rc<Self> {
         Rc::default()
+    }
+
+    /// The tasks that streams run in.
+    pub(super) fn crew(&self) -> &Rc<Crew> {
+        &self.crew
     }
 
     /// The worker's counters.

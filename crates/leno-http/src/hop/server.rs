@@ -16,7 +16,6 @@ use super::stream::{HopBody, HopInterim, pump};
 use super::{HopError, HopSettings};
 use crate::body::{Body, InterimSink, Request, Response};
 use crate::refusal::Refusal;
-use crate::room::Room;
 use crate::serve::DrainWatch;
 
 /// Serves one connection until it is over: `Ok` if it ended as connections do, otherwise why not.
@@ -43,7 +42,7 @@ where
     let shared = driver.shared();
     let handler = Rc::new(handler);
     let accept = |accepted| {
-        tokio::task::spawn_local(Room::of(run_stream(Rc::clone(&shared), accepted, Rc::clone(&handler))));
+        registry.crew().run(run_stream(Rc::clone(&shared), accepted, Rc::clone(&handler)));
     };
     let mut running = pin!(driver.run(accept));
     // Both are cancel-safe: the driver is polled by reference, the watch keeps its state.

@@ -108,7 +108,9 @@ impl Attempts {
                     if picked.again {
                         let policy = self.call.rule.retry(&self.call.called.policy);
                         let pause = policy.backoff(exchange.facts.attempts, self.worker.random());
-                        self.phase = Phase::Pause(Box::pin(tokio::time::sleep(pause)), picked);
+                        let until = Some(Instant::now() + pause).into_iter().chain(exchange.deadline).min();
+                        let until = until.expect("one of them is there");
+                        self.phase = Phase::Pause(Box::pin(tokio::time::sleep_until(until)), picked);
                     } else if let Err(refusal) = self.send(exchange, picked, now) {
                         return Poll::Ready(Err(refusal));
                     }
@@ -133,6 +135,9 @@ impl Attempts {
 
     /// Begins an attempt.
     fn send(&mut self, exchange: &mut Exchange, picked: Outstanding, now: u64) -> Result<(), Refusal> {
+        if exchange.deadline.is_some_and(|at| at <= Instant::now()) {
+            return Err(StreamError::in_flight(Reason::RequestTimeout, "no answer in time").into());
+        }
         let Some(body) = self.bodies.next_attempt() else { return Err(given_up(self.last.take(), exchange)) };
         exchange.facts.attempts += 1;
         exchange.facts.endpoint = Some(Arc::clone(&picked.endpoint().key));

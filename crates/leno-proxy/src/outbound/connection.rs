@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leno_http::detect::{Detected, detect};
+use leno_http::detect::{Detected, detect, detect_http};
 use leno_http::{Refusal, h1, h2, raw};
 use leno_model::{AppProtocol, Reason};
 use leno_plan::{DestinationPlan, defaults};
@@ -99,7 +99,7 @@ async fn unknown(worker: &Worker, io: &TcpStream, refusal: &Refusal) -> Spoken {
 
 /// HTTP/1, or HTTP/2 by prior knowledge: both are told from their first bytes, on every HTTP port.
 async fn http(worker: &Worker, io: &TcpStream) -> Spoken {
-    match detect(io, worker.server_settings.head_timeout).await {
+    match detect_http(io, worker.server_settings.head_timeout).await {
         Ok(Detected::Http2) => Spoken::Http2,
         // Whatever else came, or did not come, is the HTTP/1 codec's to refuse with the right answer.
         Ok(Detected::Http1 | Detected::Tls | Detected::Tcp) => Spoken::Http1,

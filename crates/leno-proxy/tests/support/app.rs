@@ -33,6 +33,9 @@ pub struct App {
     name: &'static str,
 }
 
+/// Bytes of `/flood`: more than anybody reads in a test.
+pub const FLOOD: usize = 2 << 30;
+
 impl App {
     /// Listens on loopback and serves until the test process ends.
     pub fn http(name: &'static str) -> Self {
@@ -159,6 +162,13 @@ impl App {
                     let mut byte = [0];
                     let _ = input.read(&mut byte).ok()?;
                     return None;
+                }
+                "/flood" => {
+                    out.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {FLOOD}\r\n\r\n").as_bytes()).ok()?;
+                    let piece = vec![b'x'; 1 << 16];
+                    for _ in 0..FLOOD / piece.len() {
+                        out.write_all(&piece).ok()?;
+                    }
                 }
                 "/drip" => {
                     out.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").ok()?;

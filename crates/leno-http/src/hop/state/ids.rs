@@ -49,7 +49,8 @@ impl Ids {
     pub fn get(&self, id: u32) -> Option<usize> {
         let mask = self.places.len().wrapping_sub(1);
         match self.places.get((id / 2) as usize & mask) {
-            Some(&(found, index)) if found == id => Some(index as usize),
+            // 0 marks a free place, and is no stream's.
+            Some(&(found, index)) if found == id && id != 0 => Some(index as usize),
             _ if self.strays.is_empty() => None,
             _ => self.strays.get(&id).map(|&index| index as usize),
         }
