@@ -3,7 +3,7 @@
 //! A proxy takes part as one span: it keeps the caller's trace id and flags, and names itself as parent. Who sends nothing
 //! valid starts a trace that is not sampled.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// Most list members of `tracestate` (section 3.3.1.1).
 const MAX_MEMBERS: usize = 32;
@@ -105,9 +105,21 @@ pub struct Span {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RequestId(pub [u8; 16]);
 
+impl RequestId {
+    /// Its digits, as ASCII.
+    #[must_use]
+    pub fn digits(&self) -> [u8; 32] {
+        let mut digits = [0; 32];
+        for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(self.0) {
+            *pair = PAIRS[usize::from(byte)];
+        }
+        digits
+    }
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        self.digits().iter().try_for_each(|digit| f.write_char(char::from(*digit)))
     }
 }
 
