@@ -11,6 +11,7 @@
 //! TLS 1.3 only, X25519MLKEM768 first, no resumption, no tickets, no early data: every connection is a full handshake
 //! whose two leaves were judged at its start, so nothing outlives a revocation by way of a session cache.
 
+mod buffer;
 mod context;
 mod error;
 mod handshake;
@@ -21,6 +22,7 @@ mod server;
 mod session;
 pub mod stream;
 
+pub use buffer::Buffer;
 pub use context::{TlsContext, TlsIdentity};
 pub use error::TlsError;
 pub use judge::Permitted;

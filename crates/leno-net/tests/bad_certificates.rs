@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use leno_identity::{KeyPair, RootCert, TrustBundle};
 use leno_model::{Reason, SpiffeId, TrustDomain};
+use leno_net::tls::Buffer;
 use leno_net::{TlsContext, TlsIdentity, TlsSession};
 use leno_runtime::ManualClock;
 use rcgen::{
@@ -304,7 +305,7 @@ fn bad_server(case: &Case) -> Connection {
 fn pump(session: &mut TlsSession, other: &mut Connection) -> (Option<Reason>, Option<AlertDescription>) {
     let (mut reason, mut alert) = (None, None);
     loop {
-        let (mut forth, mut back) = (Vec::new(), Vec::new());
+        let (mut forth, mut back) = (Buffer::new(), Vec::new());
         session.take_tls(&mut forth);
         while other.wants_write() {
             other.write_tls(&mut back).unwrap();
@@ -313,11 +314,11 @@ fn pump(session: &mut TlsSession, other: &mut Connection) -> (Option<Reason>, Op
             return (reason, alert);
         }
         if reason.is_none()
-            && let Err(error) = session.read_tls(&back, &mut Vec::new())
+            && let Err(error) = session.read_tls(&back, &mut Buffer::new())
         {
             reason = Some(error.reason);
         }
-        let mut forth = Cursor::new(forth);
+        let mut forth = Cursor::new(&forth[..]);
         while forth.position() < forth.get_ref().len() as u64 && alert.is_none() {
             other.read_tls(&mut forth).unwrap();
             if let Err(Error::AlertReceived(received)) = other.process_new_packets() {

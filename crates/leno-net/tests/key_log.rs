@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use leno_identity::{Authority, KeyPair, TrustBundle, csr};
 use leno_model::{SpiffeId, TrustDomain};
+use leno_net::tls::Buffer;
 use leno_net::{TlsContext, TlsIdentity, TlsSession};
 use leno_runtime::ManualClock;
 
@@ -29,11 +30,11 @@ fn both_ends_write_their_secrets_into_a_private_file() {
     let mut client = TlsSession::client(&context, vec![id].into(), "w", &[]).unwrap();
     let mut server = TlsSession::server(&context, &[]).unwrap();
     for _ in 0..3 {
-        let (mut forth, mut back) = (Vec::new(), Vec::new());
+        let (mut forth, mut back) = (Buffer::new(), Buffer::new());
         client.take_tls(&mut forth);
-        server.read_tls(&forth, &mut Vec::new()).unwrap();
+        server.read_tls(&forth, &mut Buffer::new()).unwrap();
         server.take_tls(&mut back);
-        client.read_tls(&back, &mut Vec::new()).unwrap();
+        client.read_tls(&back, &mut Buffer::new()).unwrap();
     }
     assert!(!client.is_handshaking() && !server.is_handshaking());
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use leno_identity::ca::rotation::{Progress, Step};
 use leno_identity::{Authority, KeyPair, RootCert, TrustBundle, control_plane_identity, csr};
 use leno_model::{Reason, SpiffeId, TrustDomain};
-use leno_net::tls::ALPN_HOP;
+use leno_net::tls::{ALPN_HOP, Buffer};
 use leno_net::{TlsContext, TlsError, TlsIdentity, TlsSession};
 use leno_runtime::{Clock, ManualClock, Random, SeededRandom};
 
@@ -65,11 +65,11 @@ fn server(context: &TlsContext) -> TlsSession {
 /// Carries bytes both ways, in pieces of `step`, until nothing moves. Returns each side's first error.
 fn pump(a: &mut TlsSession, b: &mut TlsSession, step: usize) -> (Result<(), TlsError>, Result<(), TlsError>) {
     fn carry(from: &mut TlsSession, to: &mut TlsSession, step: usize, result: &mut Result<(), TlsError>) -> bool {
-        let mut wire = Vec::new();
+        let mut wire = Buffer::new();
         from.take_tls(&mut wire);
         for piece in wire.chunks(step) {
             if result.is_ok() {
-                *result = to.read_tls(piece, &mut Vec::new()).map(|_| ());
+                *result = to.read_tls(piece, &mut Buffer::new()).map(|_| ());
             }
         }
         !wire.is_empty()
@@ -127,21 +127,21 @@ fn bytes_arrive_whole_however_they_are_cut() {
         let size = if step == 1 { 20_000 } else { body.len() };
         a.write(&body[..size]).unwrap();
         a.close_notify();
-        let (mut wire, mut plain) = (Vec::new(), Vec::new());
+        let (mut wire, mut plain) = (Buffer::new(), Buffer::new());
         a.take_tls(&mut wire);
         let mut counted = 0;
         for piece in wire.chunks(step) {
             counted += b.read_tls(piece, &mut plain).unwrap();
         }
         assert_eq!(counted, plain.len());
-        assert_eq!(plain, body[..size], "pump took `early` already");
+        assert_eq!(plain[..], body[..size], "pump took `early` already");
         assert!(b.peer_closed() && !a.peer_closed());
         // Half-close: the other direction still works.
         b.write(b"answer").unwrap();
-        let (mut wire, mut plain) = (Vec::new(), Vec::new());
+        let (mut wire, mut plain) = (Buffer::new(), Buffer::new());
         b.take_tls(&mut wire);
         a.read_tls(&wire, &mut plain).unwrap();
-        assert_eq!(plain, b"answer");
+        assert_eq!(&plain[..], b"answer");
     }
 }
 
@@ -151,11 +151,11 @@ fn nothing_written_early_leaves_before_the_peer_is_verified() {
     let (web, cart) = (mesh.member("web"), mesh.member("cart"));
     let (mut a, mut b) = (client(&web, &[&mesh.id("other")]), server(&cart));
     a.write(&[b'S'; 5000]).unwrap();
-    let (mut hello, mut answer, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut hello, mut answer, mut rest) = (Buffer::new(), Buffer::new(), Buffer::new());
     a.take_tls(&mut hello);
-    b.read_tls(&hello, &mut Vec::new()).unwrap();
+    b.read_tls(&hello, &mut Buffer::new()).unwrap();
     b.take_tls(&mut answer);
-    let error = a.read_tls(&answer, &mut Vec::new()).unwrap_err();
+    let error = a.read_tls(&answer, &mut Buffer::new()).unwrap_err();
     assert_eq!(error.reason, Reason::PeerIdentityMismatch);
     a.take_tls(&mut rest);
     assert!(rest.len() < 100, "an alert, not {} bytes", rest.len());
@@ -166,7 +166,7 @@ fn no_ticket_is_sent_and_no_session_is_kept() {
     let mut mesh = Mesh::new("mesh.leno");
     let (web, cart) = (mesh.member("web"), mesh.member("cart"));
     let (mut a, mut b) = (client(&web, &[&mesh.id("cart")]), server(&cart));
-    let (mut wire, mut plain) = (Vec::new(), Vec::new());
+    let (mut wire, mut plain) = (Buffer::new(), Buffer::new());
     a.take_tls(&mut wire);
     b.read_tls(&wire, &mut plain).unwrap();
     wire.clear();
@@ -326,7 +326,7 @@ fn plaintext_and_garbage_are_refused() {
     let mut mesh = Mesh::new("mesh.leno");
     let cart = mesh.member("cart");
     for plain in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"PRI * HTTP/2.0", b"\x00", b"*1\r\n$4\r\nPING\r\n", &[0xff; 100]] {
-        let error = server(&cart).read_tls(plain, &mut Vec::new()).unwrap_err();
+        let error = server(&cart).read_tls(plain, &mut Buffer::new()).unwrap_err();
         assert_eq!(error.reason, Reason::PlaintextRefused, "{plain:?}");
     }
     // Looks like a handshake record and is none; then a TLS 1.2 ClientHello without extensions.
@@ -335,16 +335,16 @@ fn plaintext_and_garbage_are_refused() {
     old.extend([0, 0, 2, 0xc0, 0x2f, 1, 0]);
     for (bytes, alert) in [(vec![0x16, 3, 1, 0, 4, 9, 9, 9, 9], None), (old, Some(40))] {
         let mut session = server(&cart);
-        let error = session.read_tls(&bytes, &mut Vec::new()).unwrap_err();
+        let error = session.read_tls(&bytes, &mut Buffer::new()).unwrap_err();
         assert_eq!(error.reason, Reason::MalformedRequest, "{error}");
-        let mut wire = Vec::new();
+        let mut wire = Buffer::new();
         session.take_tls(&mut wire);
         if let Some(alert) = alert {
             assert_eq!((wire[0], wire[6]), (21, alert), "the alert is handshake_failure");
         }
     }
     let web = mesh.member("web");
-    let error = client(&web, &[]).read_tls(b"HTTP/1.1 400 Bad Request\r\n", &mut Vec::new()).unwrap_err();
+    let error = client(&web, &[]).read_tls(b"HTTP/1.1 400 Bad Request\r\n", &mut Buffer::new()).unwrap_err();
     assert_eq!(error.reason, Reason::UpstreamTlsFailed);
 }
 
@@ -381,31 +381,28 @@ fn damaged_handshakes_end_in_an_error_or_in_nothing() {
     let mut pick = |bound: usize| usize::try_from(random.below(bound as u64)).unwrap();
     for round in 0..120 {
         let (mut a, mut b) = (client(&web, &[&mesh.id("cart")]), server(&cart));
-        let mut wire = Vec::new();
+        let mut wire = Buffer::new();
         a.take_tls(&mut wire);
-        let mut damage = |wire: &mut Vec<u8>| match pick(3) {
-            0 => {
-                let at = pick(wire.len());
-                wire[at] ^= 1 << pick(8);
+        let mut damaged = |wire: &Buffer| {
+            let mut wire = wire.to_vec();
+            let at = pick(wire.len());
+            match pick(3) {
+                0 => wire[at] ^= 1 << pick(8),
+                1 => wire.truncate(at),
+                _ => wire.insert(at, 0x16),
             }
-            1 => wire.truncate(pick(wire.len())),
-            _ => {
-                let at = pick(wire.len());
-                wire.insert(at, 0x16);
-            }
+            wire
         };
         if round % 2 == 0 {
-            damage(&mut wire);
-            let _ = b.read_tls(&wire, &mut Vec::new());
+            let _ = b.read_tls(&damaged(&wire), &mut Buffer::new());
         } else {
-            b.read_tls(&wire, &mut Vec::new()).unwrap();
+            b.read_tls(&wire, &mut Buffer::new()).unwrap();
             wire.clear();
             b.take_tls(&mut wire);
-            a.read_tls(&wire, &mut Vec::new()).unwrap();
+            a.read_tls(&wire, &mut Buffer::new()).unwrap();
             wire.clear();
             a.take_tls(&mut wire);
-            damage(&mut wire);
-            let _ = b.read_tls(&wire, &mut Vec::new());
+            let _ = b.read_tls(&damaged(&wire), &mut Buffer::new());
         }
         // A flipped bit of the change_cipher_spec for middleboxes may pass: it means nothing (RFC 8446 section 5).
         if let Some(peer) = b.peer() {

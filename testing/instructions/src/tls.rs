@@ -6,7 +6,7 @@ use std::sync::Arc;
 use leno_identity::ca::Authority;
 use leno_identity::{KeyPair, TrustBundle, csr};
 use leno_model::{Name, SpiffeId, TrustDomain};
-use leno_net::tls::{ALPN_HOP, TlsContext, TlsIdentity, TlsSession};
+use leno_net::tls::{ALPN_HOP, Buffer, TlsContext, TlsIdentity, TlsSession};
 use leno_runtime::{Clock, SystemClock};
 
 /// Both ends of a session after its handshake.
@@ -25,7 +25,7 @@ fn sessions() -> (TlsSession, TlsSession) {
     let (ours, theirs) = (context(), context());
     let mut client = TlsSession::client(&ours, Arc::from([id.clone()]), "web.shop", &[ALPN_HOP]).unwrap();
     let mut server = TlsSession::server(&theirs, &[ALPN_HOP]).unwrap();
-    let (mut wire, mut plain) = (Vec::new(), Vec::new());
+    let (mut wire, mut plain) = (Buffer::new(), Buffer::new());
     while client.wants_write() || server.wants_write() {
         for (from, to) in [(0, 1), (1, 0)] {
             let (from, to) = if from < to { (&mut client, &mut server) } else { (&mut server, &mut client) };
@@ -40,7 +40,7 @@ fn sessions() -> (TlsSession, TlsSession) {
 /// 1 KiB to a record.
 pub fn seal() -> Box<dyn FnMut()> {
     let (mut client, _) = sessions();
-    let (plain, mut wire) = (vec![b'x'; 1024], Vec::with_capacity(4096));
+    let (plain, mut wire) = (vec![b'x'; 1024], Buffer::new());
     Box::new(move || {
         wire.clear();
         client.seal(black_box(&plain), &mut wire).unwrap();
@@ -51,7 +51,7 @@ pub fn seal() -> Box<dyn FnMut()> {
 /// 1 KiB to a record and back.
 pub fn seal_and_open() -> Box<dyn FnMut()> {
     let (mut client, mut server) = sessions();
-    let (plain, mut wire, mut opened) = (vec![b'x'; 1024], Vec::with_capacity(4096), Vec::with_capacity(4096));
+    let (plain, mut wire, mut opened) = (vec![b'x'; 1024], Buffer::new(), Buffer::new());
     Box::new(move || {
         wire.clear();
         opened.clear();

@@ -21,7 +21,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use leno_model::Reason;
-use leno_net::tls::{ALPN_HOP, TlsSession};
+use leno_net::tls::{ALPN_HOP, Buffer, TlsSession};
 use leno_runtime::{Clock, SystemClock};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
@@ -51,18 +51,30 @@ const AGE_STEPS: u32 = 64;
 const UNSENT: u32 = 128 * 1024;
 
 thread_local! {
-    /// Plaintext and ciphertext on their way; one pair per worker.
-    static PLAIN: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    static SEALED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// Frames on their way to the cipher; one per worker.
+    static FRAMES: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// What comes from the cipher, opened or sealed; one per worker.
+    static CIPHERED: Cell<Buffer> = const { Cell::new(Buffer::new()) };
 }
 
-/// Lends a thread's buffer; a burst beyond twice the flush size is not kept.
-fn with_buffer<T>(slot: &'static std::thread::LocalKey<Cell<Vec<u8>>>, work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    let mut buffer = slot.take();
-    buffer.clear();
-    let result = work(&mut buffer);
-    if buffer.capacity() <= 2 * FLUSH {
-        slot.set(buffer);
+/// Lends this thread's buffer for frames. A burst's memory is not kept: beyond twice the flush size, which growing can come to.
+fn with_frames<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut frames = FRAMES.take();
+    frames.clear();
+    let result = work(&mut frames);
+    if frames.capacity() <= 2 * FLUSH {
+        FRAMES.set(frames);
+    }
+    result
+}
+
+/// Lends this thread's buffer for what comes from the cipher, as [`with_frames`].
+fn with_ciphered<T>(work: impl FnOnce(&mut Buffer) -> T) -> T {
+    let mut ciphered = CIPHERED.take();
+    ciphered.clear();
+    let result = work(&mut ciphered);
+    if ciphered.capacity() <= 2 * FLUSH {
+        CIPHERED.set(ciphered);
     }
     result
 }
@@ -189,7 +201,7 @@ impl Shared {
         }
     }
 
-    fn take_in(&self, sealed: &[u8], plain: &mut Vec<u8>) -> Result<(), HopError> {
+    fn take_in(&self, sealed: &[u8], plain: &mut Buffer) -> Result<(), HopError> {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         inner.tls.read_tls(sealed, plain)?;
@@ -364,7 +376,7 @@ impl Driver {
                 Ok(()) if buffer.filled().is_empty() => Err(shared.lost("the peer closed the connection")),
                 Ok(()) => {
                     shared.registry.stats().bytes_in(buffer.filled().len());
-                    if is_open { with_buffer(&PLAIN, |plain| shared.take_in(buffer.filled(), plain)) } else { Ok(()) }
+                    if is_open { with_ciphered(|plain| shared.take_in(buffer.filled(), plain)) } else { Ok(()) }
                 }
                 Err(error) => Err(shared.lost(&error.to_string())),
             })
@@ -446,8 +458,8 @@ impl Driver {
             if !inner.engine.has_output() && !inner.tls.wants_write() {
                 return Ok(false);
             }
-            let sealed = with_buffer(&SEALED, |sealed| {
-                let result = with_buffer(&PLAIN, |plain| {
+            let sealed = with_ciphered(|sealed| {
+                let result = with_frames(|plain| {
                     if inner.engine.wants_time() {
                         inner.engine.tell_time(self.shared.age());
                         if inner.engine.wants_round_trip() {

@@ -7,7 +7,7 @@ use leno_http::hop::frame::{self, Kind};
 use leno_http::hop::{Connection, HopSettings, Registry, StreamKind};
 use leno_http::{Body, InterimSink, Response};
 use leno_model::Reason;
-use leno_net::tls::{ALPN_HOP, TlsSession};
+use leno_net::tls::{ALPN_HOP, Buffer, TlsSession};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -48,7 +48,7 @@ impl Raw {
     }
 
     async fn flush(&mut self) {
-        let mut sealed = Vec::new();
+        let mut sealed = Buffer::new();
         self.tls.take_tls(&mut sealed);
         self.io.write_all(&sealed).await.unwrap();
     }
@@ -70,7 +70,9 @@ impl Raw {
             }
             let n = self.io.read(&mut buffer).await.unwrap();
             assert!(n > 0, "the peer closed the connection: {:?}", String::from_utf8_lossy(&self.plain));
-            self.tls.read_tls(&buffer[..n], &mut self.plain).unwrap();
+            let mut opened = Buffer::new();
+            self.tls.read_tls(&buffer[..n], &mut opened).unwrap();
+            self.plain.extend_from_slice(&opened);
             self.flush().await;
         }
     }

@@ -15,7 +15,7 @@ use leno_http::hop::limits::{MAX_STREAMS, SEND_QUEUE, STREAM_WINDOW};
 use leno_http::hop::{Connection, HopSettings, Pool, Registry, StreamKind};
 use leno_http::{Body, Fields, Frame, InterimSink, Refusal, Response, ResponseHead, StreamError};
 use leno_model::Reason;
-use leno_net::tls::{ALPN_HOP, TlsSession};
+use leno_net::tls::{ALPN_HOP, Buffer, TlsSession};
 use mesh::{CHUNK, Mesh, Server, Silence, Source, data, fed, get, meta, now, ok, on_worker, post, small, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -573,9 +573,9 @@ fn a_termination_survives_whatever_connects() {
         let mut io = TcpStream::connect(server.address).await.unwrap();
         let mut tls = mesh.session(&mesh.context("web")).unwrap();
         tls.write(&[0, 0, 1, 1, 1, 0, 0, 0, 1, b'x']).unwrap();
-        let (mut plain, mut buffer) = (Vec::new(), vec![0; 16 * 1024]);
+        let (mut plain, mut buffer) = (Buffer::new(), vec![0; 16 * 1024]);
         loop {
-            let mut sealed = Vec::new();
+            let mut sealed = Buffer::new();
             tls.take_tls(&mut sealed);
             let _ = io.write_all(&sealed).await;
             match io.read(&mut buffer).await {

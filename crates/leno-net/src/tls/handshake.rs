@@ -16,6 +16,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, Error, InvalidMessage, ServerConfig};
 use rustls_pki_types::ServerName;
 
+use super::buffer::Buffer;
 use super::records::{Records, Secrets};
 
 /// Most bytes that wait for the rest of a message: what the library takes for one message, and a record.
@@ -76,7 +77,7 @@ impl Handshake {
 
     /// Goes on with what came; appends what is to be sent, and data that came right behind the peer's last message. `true`
     /// once it is complete: then [`Handshake::finish`].
-    pub fn advance(&mut self, input: &[u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Progress, Error> {
+    pub fn advance(&mut self, input: &[u8], plain: &mut Buffer, out: &mut Buffer) -> Result<Progress, Error> {
         self.incoming.extend_from_slice(input);
         let mut progress = Progress::default();
         loop {
@@ -102,8 +103,8 @@ impl Handshake {
 
     /// Appends what the library has to say after an error. It is not asked for more: it may have places of the incoming bytes
     /// in mind that are gone.
-    pub fn last_words(&mut self, out: &mut Vec<u8>) {
-        let mut nothing = Vec::new();
+    pub fn last_words(&mut self, out: &mut Buffer) {
+        let mut nothing = Buffer::new();
         while self.state().wants_write() {
             let (_, next) = match &mut self.machine {
                 Machine::Client(c) => step(c.process_tls_records(&mut []), &mut nothing, out),
@@ -139,11 +140,7 @@ pub(super) struct Progress {
 }
 
 /// Does what the library asks for; how many of the incoming bytes it has finished with.
-fn step<D>(
-    status: UnbufferedStatus<'_, '_, D>,
-    plain: &mut Vec<u8>,
-    out: &mut Vec<u8>,
-) -> (usize, Result<Next, Error>) {
+fn step<D>(status: UnbufferedStatus<'_, '_, D>, plain: &mut Buffer, out: &mut Buffer) -> (usize, Result<Next, Error>) {
     let UnbufferedStatus { mut discard, state } = status;
     let next = match state {
         Err(error) => Err(error),
@@ -160,7 +157,7 @@ fn step<D>(
         Ok(ConnectionState::EncodeTlsData(mut message)) => {
             let at = out.len();
             if let Err(EncodeError::InsufficientSize(needed)) = message.encode(&mut []) {
-                out.resize(at + needed.required_size, 0);
+                out.room(needed.required_size);
             }
             let encoded = message.encode(&mut out[at..]);
             encoded.map(|_| Next::Again).map_err(|e| Error::General(e.to_string()))

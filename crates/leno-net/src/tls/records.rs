@@ -1,5 +1,5 @@
-//! The record layer of TLS 1.3 after the handshake (RFC 8446 sections 4.6.3, 5 and 6): records opened and sealed where they
-//! lie, without the queues between.
+//! The record layer of TLS 1.3 after the handshake (RFC 8446 sections 4.6.3, 5 and 6): records opened and sealed from
+//! where they lie to where they are wanted, without the queues and copies between.
 //!
 //! ```text
 //!   bytes ─▶ records ─▶ opened ─┬─ application data ─▶ plain
@@ -22,6 +22,8 @@ use rustls::{
     AlertDescription, ConnectionTrafficSecrets, Error, ExtractedSecrets, InvalidMessage, PeerMisbehaved,
     SupportedCipherSuite,
 };
+
+use super::buffer::Buffer;
 
 /// Type, version and length before every record.
 const HEADER: usize = 5;
@@ -104,33 +106,34 @@ impl Key {
     }
 
     /// Appends one record. `content` fits into it.
-    fn seal(&mut self, kind: u8, content: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    fn seal(&mut self, kind: u8, content: &[u8], out: &mut Buffer) -> Result<(), Error> {
         let length = u16::try_from(content.len() + 1 + TAG).expect("at most 16 KiB of content");
         let [l0, l1] = length.to_be_bytes();
         let header = [DATA, 3, 3, l0, l1];
-        out.reserve(HEADER + usize::from(length));
-        out.extend_from_slice(&header);
         let at = out.len();
-        out.extend_from_slice(content);
-        out.push(kind);
+        let (place, record) = out.room(HEADER + usize::from(length)).split_at_mut(HEADER);
+        place.copy_from_slice(&header);
+        let (sealed, end) = record.split_at_mut(content.len());
         let nonce = self.nonce();
-        let sealed = self.key.seal_in_place_separate_tag(nonce, Aad::from(header), &mut out[at..]);
-        let tag = sealed.map_err(|_| Error::EncryptError)?;
-        out.extend_from_slice(tag.as_ref());
-        Ok(())
+        let done = self.key.seal_out_of_place_scatter(nonce, Aad::from(header), content, sealed, &[kind], end);
+        done.map_err(|_| {
+            out.truncate(at);
+            Error::EncryptError
+        })
     }
 
     /// Appends what is in a record; which kind it is.
-    fn open(&mut self, header: [u8; HEADER], sealed: &[u8], plain: &mut Vec<u8>) -> Result<u8, Error> {
+    fn open(&mut self, header: [u8; HEADER], sealed: &[u8], plain: &mut Buffer) -> Result<u8, Error> {
         let at = plain.len();
-        plain.extend_from_slice(sealed);
+        let (sealed, tag) = sealed.split_last_chunk::<TAG>().ok_or(Error::DecryptError)?;
+        let opened = plain.room(sealed.len());
         let nonce = self.nonce();
-        let Ok(opened) = self.key.open_in_place(nonce, Aad::from(header), &mut plain[at..]) else {
+        if self.key.open_separate_gather(nonce, Aad::from(header), sealed, tag, opened).is_err() {
             // What a failed attempt leaves behind is nobody's to see.
-            plain[at..].fill(0);
+            opened.fill(0);
             plain.truncate(at);
             return Err(Error::DecryptError);
-        };
+        }
         // Zeros are padding; what stands before them is the kind.
         let kind = opened.iter().rposition(|&b| b != 0).map(|end| (end, opened[end]));
         let (end, kind) = kind.unwrap_or((0, 0));
@@ -189,7 +192,7 @@ impl Records {
     }
 
     /// Takes bytes as they come and appends what they bring.
-    pub fn open(&mut self, mut input: &[u8], plain: &mut Vec<u8>) -> Result<(), Error> {
+    pub fn open(&mut self, mut input: &[u8], plain: &mut Buffer) -> Result<(), Error> {
         while !input.is_empty() && !self.is_closed_by_peer {
             if self.partial.is_empty() {
                 match split_record(input)? {
@@ -198,6 +201,8 @@ impl Records {
                         self.open_record(header, sealed, plain)?;
                     }
                     None => {
+                        let wanted = input.first_chunk().map_or(Ok(HEADER), |header| length_of(*header));
+                        self.partial.reserve_exact(HEADER + wanted?);
                         self.partial.extend_from_slice(input);
                         return Ok(());
                     }
@@ -210,7 +215,7 @@ impl Records {
     }
 
     /// Takes from `input` what the record that was cut needs, and no more.
-    fn complete_partial(&mut self, input: &mut &[u8], plain: &mut Vec<u8>) -> Result<(), Error> {
+    fn complete_partial(&mut self, input: &mut &[u8], plain: &mut Buffer) -> Result<(), Error> {
         let wanted = match self.partial.first_chunk() {
             None => HEADER,
             Some(header) => HEADER + length_of(*header)?,
@@ -229,7 +234,7 @@ impl Records {
         }
     }
 
-    fn open_record(&mut self, header: [u8; HEADER], sealed: &[u8], plain: &mut Vec<u8>) -> Result<(), Error> {
+    fn open_record(&mut self, header: [u8; HEADER], sealed: &[u8], plain: &mut Buffer) -> Result<(), Error> {
         let at = plain.len();
         let kind = self.opening.open(header, sealed, plain)?;
         if kind == DATA {
@@ -240,7 +245,8 @@ impl Records {
                 () => Ok(()),
             };
         }
-        let content = plain.split_off(at);
+        let content = plain[at..].to_vec();
+        plain.truncate(at);
         match kind {
             ALERT => self.on_alert(&content),
             HANDSHAKE => self.on_messages(&content),
@@ -307,7 +313,7 @@ impl Records {
     }
 
     /// Appends `plain` in records.
-    pub fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    pub fn seal(&mut self, plain: &[u8], out: &mut Buffer) -> Result<(), Error> {
         if self.has_closed {
             return Ok(());
         }
@@ -324,12 +330,12 @@ impl Records {
     }
 
     /// Appends the word that nothing follows; once.
-    pub fn close(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+    pub fn close(&mut self, out: &mut Buffer) -> Result<(), Error> {
         self.put_alert(1, AlertDescription::CloseNotify, out)
     }
 
     /// Appends the word why nothing follows; none if a word was said before, or the peer said why itself.
-    pub fn fail(&mut self, error: &Error, out: &mut Vec<u8>) {
+    pub fn fail(&mut self, error: &Error, out: &mut Buffer) {
         let description = match error {
             Error::AlertReceived(_) => return,
             Error::DecryptError => AlertDescription::BadRecordMac,
@@ -344,7 +350,7 @@ impl Records {
         let _ = self.put_alert(2, description, out);
     }
 
-    fn put_alert(&mut self, level: u8, description: AlertDescription, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn put_alert(&mut self, level: u8, description: AlertDescription, out: &mut Buffer) -> Result<(), Error> {
         if std::mem::replace(&mut self.has_closed, true) {
             return Ok(());
         }

@@ -6,8 +6,8 @@
 //!                        └────────────┘
 //! ```
 //!
-//! The handshake is the TLS library's ([`super::handshake`]); behind it the records are opened and sealed in place
-//! ([`super::records`]). After an error `take_tls` still has the alert to send; nothing else works any more.
+//! The handshake is the TLS library's ([`super::handshake`]); behind it the records are opened and sealed by
+//! [`super::records`]. After an error `take_tls` still has the alert to send; nothing else works any more.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use leno_model::{Reason, SpiffeId};
 use rustls::Error;
 use rustls_pki_types::ServerName;
 
+use super::buffer::Buffer;
 use super::context::{TlsContext, client_config, server_config};
 use super::error::{Role, TlsError};
 use super::handshake::Handshake;
@@ -60,7 +61,7 @@ pub struct TlsSession {
     /// Plaintext that waits for the handshake.
     early: Vec<u8>,
     /// Sealed bytes that wait for [`TlsSession::take_tls`].
-    out: Vec<u8>,
+    out: Buffer,
     judge: Arc<Judge>,
     local_serial: Serial,
     generation: u64,
@@ -100,8 +101,8 @@ impl TlsSession {
         context: &TlsContext,
     ) -> Result<Self, TlsError> {
         let mut handshake = handshake.map_err(|e| TlsError::from_rustls(&e, None, role))?;
-        let mut out = Vec::new();
-        handshake.advance(&[], &mut Vec::new(), &mut out).map_err(|e| TlsError::from_rustls(&e, None, role))?;
+        let mut out = Buffer::new();
+        handshake.advance(&[], &mut Buffer::new(), &mut out).map_err(|e| TlsError::from_rustls(&e, None, role))?;
         Ok(Self {
             role,
             stage: Stage::Shaking(Box::new(handshake)),
@@ -118,7 +119,7 @@ impl TlsSession {
 
     /// Feeds all of `input`, appends the plaintext to `plain` and returns its length. After an error send what
     /// [`Self::take_tls`] has (an alert) and close.
-    pub fn read_tls(&mut self, input: &[u8], plain: &mut Vec<u8>) -> Result<usize, TlsError> {
+    pub fn read_tls(&mut self, input: &[u8], plain: &mut Buffer) -> Result<usize, TlsError> {
         if let (false, Some(&first)) = (self.started, input.first()) {
             self.started = true;
             if self.role == Role::Server && first != HANDSHAKE_RECORD {
@@ -142,7 +143,7 @@ impl TlsSession {
     }
 
     /// Goes on with the handshake, and with the records if it is complete.
-    fn shake(&mut self, input: &[u8], plain: &mut Vec<u8>) -> Result<(), Error> {
+    fn shake(&mut self, input: &[u8], plain: &mut Buffer) -> Result<(), Error> {
         let Stage::Shaking(handshake) = &mut self.stage else { return Ok(()) };
         let progress = handshake.advance(input, plain, &mut self.out)?;
         self.peer_closed |= progress.is_closed_by_peer;
@@ -179,7 +180,7 @@ impl TlsSession {
     }
 
     /// Appends what [`Self::take_tls`] has and `plain`, sealed: [`Self::write`] without a buffer between.
-    pub fn seal(&mut self, plain: &[u8], sealed: &mut Vec<u8>) -> Result<(), TlsError> {
+    pub fn seal(&mut self, plain: &[u8], sealed: &mut Buffer) -> Result<(), TlsError> {
         self.take_tls(sealed);
         match &mut self.stage {
             Stage::Open(records) => match records.seal(plain, sealed) {
@@ -196,9 +197,9 @@ impl TlsSession {
     }
 
     /// Appends the bytes to send: handshake messages, sealed records, alerts.
-    pub fn take_tls(&mut self, out: &mut Vec<u8>) {
+    pub fn take_tls(&mut self, out: &mut Buffer) {
         if !self.out.is_empty() {
-            out.append(&mut std::mem::take(&mut self.out));
+            out.extend_from_slice(&std::mem::take(&mut self.out));
         }
     }
 

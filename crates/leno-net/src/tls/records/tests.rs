@@ -68,9 +68,9 @@ fn with_library(suite: SupportedCipherSuite, is_client_ours: bool) -> (Records, 
         (ours, Connection::from(ClientConnection::new(Arc::new(client), name).unwrap()))
     };
     theirs.set_buffer_limit(None);
-    let (mut to_us, mut plain) = (Vec::new(), Vec::new());
+    let (mut to_us, mut plain) = (Vec::new(), Buffer::new());
     for _ in 0..10 {
-        let mut to_them = Vec::new();
+        let mut to_them = Buffer::new();
         let progress = ours.advance(&to_us, &mut plain, &mut to_them).unwrap();
         feed(&mut theirs, &to_them).unwrap();
         to_us = drain(&mut theirs);
@@ -108,9 +108,9 @@ fn pair() -> (Records, Records) {
     let mut client = Handshake::client(client_config(&context, suite), "web.shop".try_into().unwrap()).unwrap();
     let server = server_config(&context, judge(&context), &[]);
     let mut server = Handshake::server(server, context.identity().resolver()).unwrap();
-    let (mut to_client, mut plain) = (Vec::new(), Vec::new());
+    let (mut to_client, mut plain) = (Buffer::new(), Buffer::new());
     loop {
-        let (mut to_server, from_server) = (Vec::new(), std::mem::take(&mut to_client));
+        let (mut to_server, from_server) = (Buffer::new(), std::mem::take(&mut to_client));
         let is_client_done = client.advance(&from_server, &mut plain, &mut to_server).unwrap().is_complete;
         let is_server_done = server.advance(&to_server, &mut plain, &mut to_client).unwrap().is_complete;
         if is_client_done && is_server_done {
@@ -120,12 +120,12 @@ fn pair() -> (Records, Records) {
 }
 
 fn open(records: &mut Records, bytes: &[u8]) -> Result<Vec<u8>, Error> {
-    let mut plain = Vec::new();
-    records.open(bytes, &mut plain).map(|()| plain)
+    let mut plain = Buffer::new();
+    records.open(bytes, &mut plain).map(|()| plain.to_vec())
 }
 
-fn seal(records: &mut Records, plain: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
+fn seal(records: &mut Records, plain: &[u8]) -> Buffer {
+    let mut out = Buffer::new();
     records.seal(plain, &mut out).unwrap();
     out
 }
@@ -166,7 +166,7 @@ fn every_cipher_and_role_meets_the_library() {
 #[test]
 fn an_answer_to_a_key_update_goes_before_the_next_record_and_once() {
     let (mut client, mut server) = pair();
-    let mut asked = Vec::new();
+    let mut asked = Buffer::new();
     for _ in 0..3 {
         client.sealing.seal(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 1], &mut asked).unwrap();
         client.sealing = client.secrets.next_sealing().unwrap();
@@ -195,11 +195,11 @@ fn what_was_changed_is_not_opened() {
         assert_eq!(sealed.len(), count);
         sealed[at] ^= 1;
         // Enough behind it for a length that has grown by 256.
-        (0..6).for_each(|_| sealed.extend(seal(&mut client, &sent)));
-        let mut plain = Vec::new();
+        (0..6).for_each(|_| sealed.extend_from_slice(&seal(&mut client, &sent)));
+        let mut plain = Buffer::new();
         let error = server.open(&sealed, &mut plain).unwrap_err();
         assert!(plain.is_empty(), "byte {at}");
-        let mut alert = Vec::new();
+        let mut alert = Buffer::new();
         server.fail(&error, &mut alert);
         assert!(matches!(open(&mut client, &alert), Err(Error::AlertReceived(_))), "byte {at}: {error}");
     }
@@ -210,7 +210,7 @@ fn records_neither_repeat_nor_change_places_nor_get_lost() {
     for order in [&[0, 0][..], &[1, 0], &[1]] {
         let (mut client, mut server) = pair();
         let sealed = [seal(&mut client, b"one"), seal(&mut client, b"two")];
-        let bytes: Vec<u8> = order.iter().flat_map(|&n| sealed[n].clone()).collect();
+        let bytes: Vec<u8> = order.iter().flat_map(|&n| sealed[n].to_vec()).collect();
         assert_eq!(open(&mut server, &bytes), Err(Error::DecryptError), "{order:?}");
     }
     let (mut client, mut server) = pair();
@@ -269,7 +269,7 @@ fn rules_behind_the_seal() {
         ((DATA, vec![], 33, true), Some(PeerMisbehaved::TooManyEmptyFragments.into())),
     ] {
         let (mut client, mut server) = pair();
-        let mut bytes = Vec::new();
+        let mut bytes = Buffer::new();
         (0..times).for_each(|_| client.sealing.seal(kind, &content, &mut bytes).unwrap());
         if !is_final {
             client.seal(b"x", &mut bytes).unwrap();
@@ -278,7 +278,7 @@ fn rules_behind_the_seal() {
         assert_eq!(open(&mut server, &bytes).err(), expected, "{kind} {content:?}");
     }
     let (mut client, mut server) = pair();
-    let mut bytes = Vec::new();
+    let mut bytes = Buffer::new();
     for _ in 0..33 {
         client.sealing.seal(HANDSHAKE, &update(0), &mut bytes).unwrap();
         client.sealing = client.secrets.next_sealing().unwrap();
@@ -290,7 +290,7 @@ fn rules_behind_the_seal() {
 fn messages_may_be_cut_and_tickets_are_passed_over() {
     let ticket = [vec![NEW_SESSION_TICKET, 0, 0, 20], vec![7; 20]].concat();
     let (mut client, mut server) = pair();
-    let mut bytes = Vec::new();
+    let mut bytes = Buffer::new();
     server.sealing.seal(HANDSHAKE, &[&ticket[..], &ticket[..5]].concat(), &mut bytes).unwrap();
     server.sealing.seal(HANDSHAKE, &ticket[5..], &mut bytes).unwrap();
     server.seal(b"data", &mut bytes).unwrap();
@@ -306,14 +306,14 @@ fn messages_may_be_cut_and_tickets_are_passed_over() {
 fn padding_is_taken_off_and_its_size_is_bounded() {
     for (content, padding) in [(&b"abc"[..], 0), (b"abc", 1), (b"abc", 5000), (b"", 77), (b"ab\0\0", 3)] {
         let (mut client, mut server) = pair();
-        let mut bytes = Vec::new();
+        let mut bytes = Buffer::new();
         // `seal` puts one byte behind the content: a zero, and the kind stands before it.
         let padded = [content, &[DATA], &vec![0; padding][..]].concat();
         client.sealing.seal(0, &padded, &mut bytes).unwrap();
         assert_eq!(open(&mut server, &bytes).unwrap(), content);
     }
     let (mut client, mut server) = pair();
-    let mut bytes = Vec::new();
+    let mut bytes = Buffer::new();
     client.sealing.seal(DATA, &vec![1; MAX_CONTENT + 1], &mut bytes).unwrap();
     assert_eq!(open(&mut server, &bytes), Err(Error::PeerSentOversizedRecord));
 }
@@ -323,11 +323,11 @@ fn nothing_is_taken_after_the_last_word() {
     let (mut client, mut server) = pair();
     let mut bytes = seal(&mut client, b"last");
     client.close(&mut bytes).unwrap();
-    bytes.extend([0xff; 100]);
+    bytes.extend_from_slice(&[0xff; 100]);
     assert_eq!(open(&mut server, &bytes).unwrap(), b"last");
     assert!(server.is_closed_by_peer());
     assert_eq!(open(&mut server, &[0; 10]).unwrap(), b"");
-    let mut again = Vec::new();
+    let mut again = Buffer::new();
     client.close(&mut again).unwrap();
     assert!(again.is_empty());
 }
