@@ -53,8 +53,7 @@ impl RawBody {
             return Poll::Ready(Some(Ok(Frame::Data(std::mem::take(&mut self.ahead)))));
         }
         loop {
-            let read = ready!(self.io.poll_read_ready(cx))
-                .and_then(|()| with_scratch(|buffer| read_some(&self.io, buffer).map(|n| spare::copy(&buffer[..n]))));
+            let read = ready!(self.io.poll_read_ready(cx)).and_then(|()| read_bytes(&self.io));
             return Poll::Ready(match read {
                 Ok(bytes) if bytes.is_empty() => None,
                 Ok(bytes) => Some(Ok(Frame::Data(bytes))),
@@ -65,12 +64,36 @@ impl RawBody {
     }
 }
 
+/// Reads once, into bytes that are the caller's; none at the peer's end. As [`read_some`].
+///
+/// What is worth a block's memory stays where it was read to; what is small is copied to where other small pieces are.
+pub(crate) fn read_bytes(io: &TcpStream) -> io::Result<Bytes> {
+    let read = spare::with_block(|block| {
+        let room = block.capacity();
+        let length = read_once(io, room, || io.try_read_buf(block))?;
+        Ok(if length > spare::LARGEST_PIECE {
+            block.split().freeze()
+        } else {
+            let small = spare::copy(block);
+            block.clear();
+            small
+        })
+    });
+    // All blocks are in use, by readers that are slower than this one.
+    read.unwrap_or_else(|| with_scratch(|scratch| read_some(io, scratch).map(|length| spare::copy(&scratch[..length]))))
+}
+
 /// Reads once. A read that does not fill the buffer has emptied the socket, so it also clears readiness: the next poll waits
 /// for the kernel's event instead of asking with a call that is known to find nothing.
 pub(crate) fn read_some(io: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    read_once(io, buffer.len(), || io.try_read(buffer))
+}
+
+/// [`read_some`], by `read` into `room` bytes.
+fn read_once(io: &TcpStream, room: usize, read: impl FnOnce() -> io::Result<usize>) -> io::Result<usize> {
     let mut short = None;
-    let read = io.try_io(tokio::io::Interest::READABLE, || match io.try_read(buffer) {
-        Ok(length) if length > 0 && length < buffer.len() => {
+    let read = io.try_io(tokio::io::Interest::READABLE, || match read() {
+        Ok(length) if length > 0 && length < room => {
             short = Some(length);
             Err(io::ErrorKind::WouldBlock.into())
         }

@@ -147,7 +147,7 @@ where
 /// Bytes of a block from which pieces are cut. A piece that lives long holds all of its block, so blocks are small.
 const BLOCK: usize = 4096;
 /// Larger pieces get memory of their own.
-const LARGEST_PIECE: usize = 1536;
+pub(crate) const LARGEST_PIECE: usize = 1536;
 /// Blocks that a thread keeps: what is read for 64 requests at a time.
 const BLOCKS: usize = 32;
 /// Blocks that are looked at before another one is allocated.
@@ -182,6 +182,38 @@ pub(crate) fn copy(bytes: &[u8]) -> Bytes {
     })
 }
 
+/// Bytes of a block that sockets are read into.
+const READ_BLOCK: usize = 64 * 1024;
+/// A block with less room than this is not read into until its pieces are gone: short reads cost more calls.
+const LEAST_ROOM: usize = 20 * 1024;
+/// Blocks for reading that a thread has at most; beyond them, what is read is copied. Three reads of 16 KiB each.
+const READ_BLOCKS: usize = 16;
+
+thread_local! {
+    static READ: RefCell<VecDeque<BytesMut>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// Lends an empty block with room for a read; `None` while the pieces of all of them are in use. Must not be nested.
+pub(crate) fn with_block<T>(work: impl FnOnce(&mut BytesMut) -> T) -> Option<T> {
+    READ.with(|blocks| {
+        let mut blocks = blocks.borrow_mut();
+        for _ in 0..LOOKS.min(blocks.len()) {
+            // The front is where was read last. Others come up oldest first.
+            if let Some(front) = blocks.front_mut()
+                && (front.capacity() >= LEAST_ROOM || front.try_reclaim(READ_BLOCK))
+            {
+                return Some(work(front));
+            }
+            blocks.rotate_left(1);
+        }
+        if blocks.len() >= READ_BLOCKS {
+            return None;
+        }
+        blocks.push_front(BytesMut::with_capacity(READ_BLOCK));
+        blocks.front_mut().map(work)
+    })
+}
+
 fn cut(block: &mut BytesMut, bytes: &[u8]) -> Bytes {
     block.extend_from_slice(bytes);
     block.split().freeze()
@@ -207,6 +239,30 @@ mod tests {
     fn what_is_large_is_not_kept() {
         drop(SpareVec::<u8>::with_room(KEPT_BYTES + 1));
         assert!(take::<Vec<u8>>().is_none());
+    }
+
+    #[test]
+    fn blocks_for_reading_are_bounded_and_used_again() {
+        let read = |length: usize| {
+            with_block(|block| {
+                assert!(block.is_empty() && block.capacity() >= LEAST_ROOM);
+                block.resize(length, b'x');
+                block.split().freeze()
+            })
+        };
+        let blocks = || READ.with(|blocks| blocks.borrow().len());
+        // One after the other: one block, which the last of them fills.
+        for _ in 0..99 {
+            assert_eq!(read(16 * 1024).unwrap().len(), 16 * 1024);
+        }
+        assert_eq!(blocks(), 1);
+        // Many at a time: as many blocks as there may be, and then none.
+        let held: Vec<Bytes> = std::iter::from_fn(|| read(16 * 1024)).take(1000).collect();
+        assert_eq!((blocks(), held.len()), (READ_BLOCKS, READ_BLOCKS * 3));
+        assert!(read(1).is_none());
+        drop(held);
+        assert!(read(READ_BLOCK).is_some_and(|bytes| bytes.len() == READ_BLOCK));
+        assert_eq!(blocks(), READ_BLOCKS);
     }
 
     #[test]

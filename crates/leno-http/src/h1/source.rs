@@ -1,7 +1,7 @@
 //! The reading side of one HTTP/1 connection: heads, then the body that belongs to each.
 //!
 //! ```text
-//!   socket ──► scratch (one per thread) ──► ahead (only what is not used yet) ──► head
+//!   socket ──► a block of its thread ──► ahead (only what is not used yet) ──► head
 //!                                                        └──► framing ──► frames
 //! ```
 //!
@@ -22,8 +22,7 @@ use super::chunked::{Decoder, Event};
 use super::parse::{HeadScanner, ParseError, WholeHead};
 use crate::body::{BodyError, Frame, PollFrame};
 use crate::hygiene;
-use crate::raw::{read_some, with_scratch};
-use crate::spare;
+use crate::raw::read_bytes;
 
 /// Chunks smaller than this are gathered: a peer that sends single bytes must not cost a frame for each.
 const SMALL_CHUNK: usize = 1024;
@@ -354,7 +353,7 @@ impl Reading {
 fn poll_bytes(io: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
     loop {
         ready!(io.poll_read_ready(cx))?;
-        match with_scratch(|scratch| read_some(io, scratch).map(|length| spare::copy(&scratch[..length]))) {
+        match read_bytes(io) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             other => return Poll::Ready(other),
         }
