@@ -30,6 +30,7 @@ mod room;
 pub mod serve;
 mod spare;
 pub mod tcp;
+mod workplace;
 
 pub use body::{Body, BodyError, BodyStream, Frame, InterimSink, Request, Response};
 pub use h1::Sending;

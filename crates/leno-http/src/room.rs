@@ -1,5 +1,5 @@
-//! Places for large futures: one that is done leaves its place to the next of its kind, so that neither an idle connection
-//! holds room for a request nor every request asks the allocator for some.
+//! Places for the futures of streams: one that is done leaves its place to the next of its kind, so that a stream asks the allocator
+//! for nothing.
 
 use std::any::{Any, TypeId};
 use std::cell::RefCell;
@@ -32,29 +32,17 @@ fn with_free<F: 'static, T>(work: impl FnOnce(&mut Free<F>) -> T) -> Option<T> {
     FREE.try_with(of_kind).ok()
 }
 
-/// A future in its place. Dropping it drops the future.
-pub(crate) struct Room<F: Future + 'static>(Option<Pin<Box<Option<F>>>>);
-
-impl<F: Future + 'static> Room<F> {
-    /// Moves a future into a place that another one has left, or into a new one.
-    pub fn of(future: F) -> Self {
-        let mut place = with_free(Free::<F>::pop).flatten().unwrap_or_else(|| Box::pin(None));
-        place.as_mut().set(Some(future));
-        Self(Some(place))
-    }
-}
-
-impl<F: Future<Output = ()> + 'static> Room<F> {
-    /// The future in its place, whatever its kind.
-    pub fn guest(mut self) -> Guest {
-        Guest(self.0.take().expect("taken when dropped"))
-    }
-}
-
 /// A future of some kind in its place. Dropped before its end, it takes the place with it.
 pub(crate) struct Guest(Pin<Box<dyn Stay>>);
 
 impl Guest {
+    /// Moves a future into a place that another one has left, or into a new one.
+    pub fn of<F: Future<Output = ()> + 'static>(future: F) -> Self {
+        let mut place = with_free(Free::<F>::pop).flatten().unwrap_or_else(|| Box::pin(None));
+        place.as_mut().set(Some(future));
+        Self(place)
+    }
+
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.as_mut().stay(cx)
     }
@@ -85,28 +73,6 @@ impl<F: Future<Output = ()> + 'static> Stay for Option<F> {
     }
 }
 
-impl<F: Future + 'static> Future for Room<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let place = self.get_mut().0.as_mut().expect("taken when dropped");
-        place.as_mut().as_pin_mut().expect("set when made").poll(cx)
-    }
-}
-
-impl<F: Future + 'static> Drop for Room<F> {
-    fn drop(&mut self) {
-        let Some(mut place) = self.0.take() else { return };
-        // Before the list is touched: what the future holds may be a room itself.
-        place.as_mut().set(None);
-        with_free(|free| {
-            if free.len() < MAX_ROOMS {
-                free.push(place);
-            }
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
@@ -114,22 +80,22 @@ mod tests {
 
     use super::*;
 
-    async fn held<T>(value: T) -> T {
-        value
+    async fn held<T>(value: T) {
+        drop(value);
     }
 
     #[test]
     fn a_place_is_used_again_and_holds_nothing_meanwhile() {
         let watched = Rc::new(7);
         let mut cx = Context::from_waker(Waker::noop());
-        let mut first = Room::of(held(Rc::clone(&watched)));
-        let place = std::ptr::from_ref(&**first.0.as_ref().unwrap());
-        assert_eq!(Pin::new(&mut first).poll(&mut cx), Poll::Ready(Rc::clone(&watched)));
-        drop(first);
+        let mut first = Guest::of(held(Rc::clone(&watched)));
+        let place = std::ptr::from_ref(&*first.0).addr();
+        assert!(first.poll(&mut cx).is_ready());
+        first.leave();
         assert_eq!(Rc::strong_count(&watched), 1);
-        let second = Room::of(held(Rc::clone(&watched)));
-        assert_eq!(std::ptr::from_ref(&**second.0.as_ref().unwrap()), place);
-        drop(second);
+        let second = Guest::of(held(Rc::clone(&watched)));
+        assert_eq!(std::ptr::from_ref(&*second.0).addr(), place);
+        second.leave();
         assert_eq!(Rc::strong_count(&watched), 1, "a future that never ran is dropped, too");
     }
 
@@ -140,9 +106,9 @@ mod tests {
 
     #[test]
     fn a_burst_is_given_back() {
-        let rooms: Vec<_> = (0..200_u64).map(|n| Room::of(held(n))).collect();
+        let guests: Vec<_> = (0..200_u64).map(|n| Guest::of(held(n))).collect();
         assert_eq!(free_for(&held(0_u64)), 0);
-        drop(rooms);
+        guests.into_iter().for_each(Guest::leave);
         assert_eq!(free_for(&held(0_u64)), MAX_ROOMS);
         assert_eq!(free_for(&held(0_u32)), 0, "another kind has places of its own");
     }

@@ -14,6 +14,7 @@
 //! request is worked on at a time.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -35,8 +36,8 @@ use crate::body::{Body, InterimSink, Request, Response};
 use crate::head::{BodyLength, Method, ResponseHead, Version};
 use crate::raw::{end_sending, probe_when_silent, reset};
 use crate::refusal::Refusal;
-use crate::room::Room;
 use crate::serve::{DrainWatch, ServerSettings};
+use crate::workplace::{Desk, Job};
 
 /// The rule that bytes behind an upgrade or CONNECT break: whether they are HTTP or not depends on an answer that is still to come.
 const EARLY: &str = "bytes sent before the switch of protocols was agreed to";
@@ -67,7 +68,7 @@ where
         let after = match connection.next_request().await {
             // The handler's state is by far the largest, and an idle connection must not hold room for it.
             Ok(Some(parsed)) => {
-                let (back, after) = Room::of(exchange(connection, parsed, Rc::clone(&handler))).await;
+                let (back, after) = Job::of((connection, parsed, Rc::clone(&handler)), exchanges).await;
                 connection = back;
                 after
             }
@@ -89,62 +90,43 @@ where
     }
 }
 
-/// One exchange, which has the connection for its time.
-async fn exchange<H, F>(
-    mut connection: Box<Connection>,
-    parsed: ParsedRequest,
-    handler: Rc<H>,
-) -> (Box<Connection>, After)
+/// What an exchange is made of, and what is left of it.
+type ExchangeDesk<H> = Desk<(Box<Connection>, ParsedRequest, Rc<H>), (Box<Connection>, After)>;
+
+/// One exchange after the other. Each has its connection for its time.
+async fn exchanges<H, F>(desk: Rc<ExchangeDesk<H>>) -> Infallible
 where
     H: Fn(Request) -> F,
     F: Future<Output = Result<Response, Refusal>>,
 {
-    let mut asked = Asked {
-        version: parsed.head.version,
-        is_head: parsed.head.method == Method::Head,
-        is_connect: parsed.head.method == Method::Connect,
-        is_upgrade: parsed.head.upgrade.is_some(),
-        is_grpc: parsed.head.is_grpc(),
-        keep_alive: parsed.keep_alive,
-        awaits_continue: parsed.head.expect_continue,
-    };
-    let framing = match parsed.head.length {
-        _ if asked.switches() => Framing::Gated,
-        BodyLength::Unknown => Framing::Chunked(Box::default()),
-        BodyLength::Exact(length) if length > 0 => Framing::Length(length),
-        BodyLength::Exact(_) | BodyLength::None => Framing::Done,
-    };
-    if asked.switches() && connection.source.has_ahead() {
-        let refusal = Refusal::new(Reason::MalformedRequest, EARLY);
-        connection.settings.tell_refused(&refusal);
-        let after = Box::pin(connection.refuse(refusal)).await;
-        return (connection, after);
+    loop {
+        let (mut connection, parsed, handler) = desk.next().await;
+        // All that lives in this future is written out here: another async function's state would be moved into it.
+        let after = 'exchange: {
+            let mut asked = Asked::by(&parsed);
+            let Some(request) = connection.open(parsed, asked) else {
+                connection.settings.tell_refused(&early());
+                break 'exchange Box::pin(connection.refuse(early())).await;
+            };
+            // Pinned before it is lent: handed over by value it would take its place in this future twice.
+            let work = pin!(handler(request));
+            let answer = connection.handle(work).await;
+            asked.awaits_continue &= !connection.outbox.continued.get();
+            let response = match answer {
+                Ok(Ok(response)) => response,
+                Ok(Err(refusal)) => refusal.into_response(asked.is_grpc),
+                Err(Cut::Gone) => break 'exchange After::Reset,
+                Err(Cut::Early) => break 'exchange Box::pin(connection.refuse(early())).await,
+            };
+            connection.answer(asked, response).await
+        };
+        drop(handler);
+        desk.give((connection, after));
     }
-    let has_body = !matches!(framing, Framing::Done);
-    let body = connection.source.begin(framing);
-    let (outbox, sink) = connection.way_back();
-    if parsed.head.expect_continue {
-        let outbox = Rc::clone(&outbox);
-        connection.source.when_wanted(move || outbox.push(ResponseHead::new(100)));
-    }
-    let interim = (asked.version == Version::Http11).then_some(sink);
-    let body = if has_body { Body::H1(body) } else { Body::Empty };
-    // Pinned before it is lent: handed over by value it would take its place in this future twice.
-    let work = pin!(handler(Request { head: parsed.head, body, interim }));
-    let answer = connection.handle(work, &outbox).await;
-    asked.awaits_continue &= !outbox.continued.get();
-    let response = match answer {
-        Ok(Ok(response)) => response,
-        Ok(Err(refusal)) => refusal.into_response(asked.is_grpc),
-        Err(Cut::Gone) => return (connection, After::Reset),
-        Err(Cut::Early) => {
-            let refusal = Refusal::new(Reason::MalformedRequest, EARLY);
-            let after = Box::pin(connection.refuse(refusal)).await;
-            return (connection, after);
-        }
-    };
-    let after = connection.answer(asked, response).await;
-    (connection, after)
+}
+
+fn early() -> Refusal {
+    Refusal::new(Reason::MalformedRequest, EARLY)
 }
 
 /// What becomes of the connection after an exchange.
@@ -256,27 +238,50 @@ impl Connection {
         None
     }
 
+    /// Begins an exchange. `None`: bytes have come that nobody can read yet.
+    fn open(&mut self, parsed: ParsedRequest, asked: Asked) -> Option<Request> {
+        let framing = match parsed.head.length {
+            _ if asked.switches() => Framing::Gated,
+            BodyLength::Unknown => Framing::Chunked(Box::default()),
+            BodyLength::Exact(length) if length > 0 => Framing::Length(length),
+            BodyLength::Exact(_) | BodyLength::None => Framing::Done,
+        };
+        if asked.switches() && self.source.has_ahead() {
+            return None;
+        }
+        let has_body = !matches!(framing, Framing::Done);
+        let body = self.source.begin(framing);
+        let sink = self.way_back();
+        if asked.awaits_continue {
+            let outbox = Rc::clone(&self.outbox);
+            self.source.when_wanted(move || outbox.push(ResponseHead::new(100)));
+        }
+        let interim = (asked.version == Version::Http11).then_some(sink);
+        let body = if has_body { Body::H1(body) } else { Body::Empty };
+        Some(Request { head: parsed.head, body, interim })
+    }
+
     /// The way back for interim responses of the next exchange. Whoever still holds that of an earlier one must not reach it.
-    fn way_back(&mut self) -> (Rc<Outbox>, InterimSink) {
+    fn way_back(&mut self) -> InterimSink {
         // One is ours, one the sink's.
         let is_free = self.sink.as_mut().is_some_and(InterimSink::renew) && Rc::strong_count(&self.outbox) == 2;
         if let (true, Some(sink)) = (is_free, &self.sink) {
             self.outbox.clear();
-            return (Rc::clone(&self.outbox), sink.clone());
+            return sink.clone();
         }
-        let outbox = Rc::new(Outbox::default());
-        let entrance = Rc::clone(&outbox);
+        self.outbox = Rc::default();
+        let entrance = Rc::clone(&self.outbox);
         let sink = InterimSink::new(move |head| entrance.push(head));
-        self.outbox = Rc::clone(&outbox);
         self.sink = Some(sink.clone());
-        (outbox, sink)
+        sink
     }
 
     /// Waits for the handler, passes interim responses on, and watches the client meanwhile.
-    async fn handle<F>(&self, mut handler: Pin<&mut F>, outbox: &Outbox) -> Result<Result<Response, Refusal>, Cut>
+    async fn handle<F>(&self, mut handler: Pin<&mut F>) -> Result<Result<Response, Refusal>, Cut>
     where
         F: Future<Output = Result<Response, Refusal>>,
     {
+        let outbox = &*self.outbox;
         let mut gone = None;
         loop {
             let step = poll_fn(|cx| {
@@ -519,6 +524,19 @@ struct Asked {
 }
 
 impl Asked {
+    fn by(parsed: &ParsedRequest) -> Self {
+        let head = &parsed.head;
+        Self {
+            version: head.version,
+            is_head: head.method == Method::Head,
+            is_connect: head.method == Method::Connect,
+            is_upgrade: head.upgrade.is_some(),
+            is_grpc: head.is_grpc(),
+            keep_alive: parsed.keep_alive,
+            awaits_continue: head.expect_continue,
+        }
+    }
+
     fn switches(&self) -> bool {
         self.is_upgrade || self.is_connect
     }
@@ -545,7 +563,7 @@ mod tests {
     type Answered = std::future::Ready<Result<Response, Refusal>>;
     type Handler = fn(Request) -> Answered;
 
-    fn of_three<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+    fn of_one<A, F>(_: impl FnOnce(A) -> F) -> usize {
         size_of::<F>()
     }
 
@@ -556,7 +574,7 @@ mod tests {
     /// What an idle connection holds is the second; the first is there while a request is under way.
     #[test]
     fn futures_stay_small() {
-        let (during, idle) = (of_three(exchange::<Handler, Answered>), of_four(serve::<Handler, Answered>));
+        let (during, idle) = (of_one(exchanges::<Handler, Answered>), of_four(serve::<Handler, Answered>));
         println!("an exchange {during} bytes beside its handler, an idle connection {idle}");
         assert!(during <= 2560 && idle <= 1024);
     }

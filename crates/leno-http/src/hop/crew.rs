@@ -7,7 +7,7 @@ use std::future::{Future, poll_fn};
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
-use crate::room::{Guest, Room};
+use crate::room::Guest;
 
 /// Tasks that wait, per worker: as many as streams begin in one turn of a busy one. Each is a few hundred bytes.
 const MAX_WAITING: usize = 128;
@@ -30,7 +30,7 @@ struct Post {
 impl Crew {
     /// Runs `work` in a task of its own on this thread's local set.
     pub fn run(self: &Rc<Self>, work: impl Future<Output = ()> + 'static) {
-        let guest = Room::of(work).guest();
+        let guest = Guest::of(work);
         loop {
             let waiting = self.waiting.borrow_mut().pop();
             match waiting {
