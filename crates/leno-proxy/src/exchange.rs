@@ -9,27 +9,28 @@
 //!
 //! Exactly one record per exchange, however it ends: recording happens in `Drop`.
 
+mod facts;
+
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use leno_http::body::PollFrame;
 use leno_http::hop::Peer;
 use leno_http::{Body, BodyError, BodyLength, BodyStream, Frame, Method, Refusal, RequestHead, Response, hygiene};
-use leno_model::{AppProtocol, NamespacedName, Reason, SpiffeId};
+use leno_model::{AppProtocol, NamespacedName, Reason};
 use leno_plan::resilience::{ActiveRequest, ActiveRetry, Permit, Timeouts};
 use leno_telemetry::metrics::Direction;
 use leno_telemetry::trace::RequestId;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
 
-use crate::live::{Class, Live, LiveGuard};
+pub use self::facts::Facts;
+use crate::live::{self, Class, Live, LiveGuard};
 use crate::outbound::ports::Outstanding;
 use crate::recording::Active;
 use crate::worker::Worker;
@@ -44,9 +45,10 @@ pub struct Subject {
     pub request: RequestSide,
 }
 
-impl From<InboundSubject> for Subject {
-    fn from(inbound: InboundSubject) -> Self {
-        Self { inbound: Some(inbound), ..Self::default() }
+impl live::Subject for Subject {
+    fn clear(&mut self) {
+        self.inbound = None;
+        self.request.clear();
     }
 }
 
@@ -62,55 +64,6 @@ pub struct InboundSubject {
     pub head: Option<RequestHead>,
 }
 
-/// What is known of an exchange; stages fill it in, the record is made of it.
-#[derive(Debug, Clone)]
-pub struct Facts {
-    /// Which way.
-    pub direction: Direction,
-    /// The service that was called, once known.
-    pub service: Option<NamespacedName>,
-    /// Its port.
-    pub port: u16,
-    /// The route's rule.
-    pub route: Option<Arc<str>>,
-    /// The service that the rule chose, if it is another than the one called.
-    pub backend: Option<NamespacedName>,
-    /// The caller's identity.
-    pub source: Option<SpiffeId>,
-    /// The identity that the peer proved.
-    pub destination: Option<SpiffeId>,
-    /// What is spoken.
-    pub protocol: AppProtocol,
-    /// Where it was sent.
-    pub upstream: Option<SocketAddr>,
-    /// The instance that it was sent to.
-    pub endpoint: Option<Arc<str>>,
-    /// For the access log.
-    pub method: Bytes,
-    /// For the access log.
-    pub authority: Bytes,
-    /// For the access log.
-    pub target: Bytes,
-    /// The HTTP status of the answer; 0 without one.
-    pub status: u16,
-    /// The gRPC status of the answer.
-    pub grpc_status: Option<u8>,
-    /// Why it failed.
-    pub reason: Option<Reason>,
-    /// What exactly failed.
-    pub detail: Cow<'static, str>,
-    /// The access policy that decided.
-    pub policy: Option<Arc<str>>,
-    /// From sending to the answer's head, of the last attempt, in nanoseconds.
-    pub answered_after: Option<u64>,
-    /// Attempts made.
-    pub attempts: u32,
-    /// Its id, which is its trace's.
-    pub request_id: RequestId,
-    /// Bytes of the answer's body.
-    pub sent: u64,
-}
-
 /// What is given back when an exchange ends.
 #[expect(dead_code, reason = "held for what dropping it does")]
 pub enum Hold {
@@ -124,15 +77,18 @@ pub enum Hold {
     Outstanding(Outstanding),
 }
 
-/// One exchange, in a box that is used again: it is handed on from stage to stage, and it is large.
-pub struct Exchange(Option<Box<Option<Parts>>>);
+/// One exchange. It is handed on from stage to stage, so most of it is in a box, which is used again.
+pub struct Exchange {
+    parts: Option<Box<Parts>>,
+    /// In the table of what is under way.
+    pub live: LiveGuard<Subject>,
+    worker: Rc<Worker>,
+}
 
-/// What an exchange consists of.
+/// What most of an exchange consists of.
 pub struct Parts {
     /// What is known.
     pub facts: Facts,
-    /// In the table of what is under way.
-    pub live: LiveGuard<Subject>,
     /// When the whole must be over.
     pub deadline: Option<Instant>,
     /// It is the caller's, and earlier than ours: running into it says nothing of the upstream.
@@ -140,7 +96,6 @@ pub struct Parts {
     /// By the worker's clock, in nanoseconds.
     pub started: u64,
     stream_idle: u32,
-    worker: Rc<Worker>,
     /// Counts as active in metrics.
     active: Option<Active>,
     /// What ends with the exchange.
@@ -148,25 +103,53 @@ pub struct Parts {
     complete: bool,
 }
 
+impl Parts {
+    fn empty() -> Self {
+        Self {
+            facts: Facts::empty(),
+            deadline: None,
+            is_callers_deadline: false,
+            started: 0,
+            stream_idle: 0,
+            active: None,
+            holds: SmallVec::new(),
+            complete: false,
+        }
+    }
+
+    /// Lets everything go.
+    fn clear(&mut self) {
+        self.facts.clear();
+        (self.deadline, self.is_callers_deadline, self.stream_idle) = (None, false, 0);
+        (self.active, self.complete) = (None, false);
+        self.holds.clear();
+    }
+}
+
 const HERE: &str = "there until dropped";
 
 impl Deref for Exchange {
     type Target = Parts;
     fn deref(&self) -> &Parts {
-        self.0.as_deref().and_then(Option::as_ref).expect(HERE)
+        self.parts.as_deref().expect(HERE)
     }
 }
 
 impl DerefMut for Exchange {
     fn deref_mut(&mut self) -> &mut Parts {
-        self.0.as_deref_mut().and_then(Option::as_mut).expect(HERE)
+        self.parts.as_deref_mut().expect(HERE)
     }
 }
 
 impl Exchange {
     /// Enters a request into the table.
     #[must_use]
-    pub fn http(worker: &Rc<Worker>, direction: Direction, head: &mut RequestHead, subject: Subject) -> Self {
+    pub fn http(
+        worker: &Rc<Worker>,
+        direction: Direction,
+        head: &mut RequestHead,
+        subject: Option<InboundSubject>,
+    ) -> Self {
         let protocol = if head.is_grpc() { AppProtocol::Grpc } else { AppProtocol::Http };
         // First of all, so that whatever becomes of it has an id.
         let request_id = trace::join(&mut head.fields, worker);
@@ -185,7 +168,7 @@ impl Exchange {
 
     /// Enters a TCP stream into the table.
     #[must_use]
-    pub fn tcp(worker: &Rc<Worker>, direction: Direction, subject: Subject) -> Self {
+    pub fn tcp(worker: &Rc<Worker>, direction: Direction, subject: Option<InboundSubject>) -> Self {
         let request_id = trace::fresh(worker);
         Self::new(worker, direction, Class::Stream, AppProtocol::Tcp, subject, request_id)
     }
@@ -195,48 +178,15 @@ impl Exchange {
         direction: Direction,
         class: Class,
         protocol: AppProtocol,
-        subject: Subject,
+        subject: Option<InboundSubject>,
         request_id: RequestId,
     ) -> Self {
-        let idle = 0;
-        let parts = Parts {
-            facts: Facts {
-                direction,
-                service: None,
-                port: 0,
-                route: None,
-                backend: None,
-                source: None,
-                destination: None,
-                protocol,
-                upstream: None,
-                endpoint: None,
-                method: Bytes::new(),
-                authority: Bytes::new(),
-                target: Bytes::new(),
-                status: 0,
-                grpc_status: None,
-                reason: None,
-                detail: Cow::Borrowed(""),
-                policy: None,
-                answered_after: None,
-                attempts: 0,
-                request_id,
-                sent: 0,
-            },
-            live: worker.live.begin(class, idle, subject),
-            deadline: None,
-            is_callers_deadline: false,
-            started: worker.now(),
-            stream_idle: 0,
-            worker: Rc::clone(worker),
-            active: None,
-            holds: SmallVec::new(),
-            complete: false,
-        };
-        let mut room = EXCHANGES.with(|rooms| rooms.borrow_mut().pop()).unwrap_or_default();
-        *room = Some(parts);
-        Self(Some(room))
+        let spare = EXCHANGES.with(|rooms| rooms.borrow_mut().pop());
+        let mut parts = spare.unwrap_or_else(|| Box::new(Parts::empty()));
+        (parts.facts.direction, parts.facts.protocol) = (direction, protocol);
+        (parts.facts.request_id, parts.started) = (request_id, worker.now());
+        let live = worker.live.begin(class, 0, |row| row.inbound = subject);
+        Self { parts: Some(parts), live, worker: Rc::clone(worker) }
     }
 
     /// Keeps `hold` until the exchange ends.
@@ -381,14 +331,14 @@ impl Drop for Exchange {
             self.fail(reason, Cow::Borrowed(""));
         }
         self.worker.record(&self.facts, self.active.as_ref(), self.started, self.request().received.get());
-        let Some(mut room) = self.0.take() else { return };
+        let Some(mut parts) = self.parts.take() else { return };
         // Before the list is touched: what it holds may be an exchange itself.
-        *room = None;
-        let mut room = Some(room);
+        parts.clear();
+        let mut parts = Some(parts);
         let _ = EXCHANGES.try_with(|rooms| {
             let mut rooms = rooms.borrow_mut();
             if rooms.len() < MAX_ROOMS {
-                rooms.extend(room.take());
+                rooms.extend(parts.take());
             }
         });
     }
@@ -396,7 +346,7 @@ impl Drop for Exchange {
 
 thread_local! {
     #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
-    static EXCHANGES: RefCell<Vec<Box<Option<Parts>>>> = const { RefCell::new(Vec::new()) };
+    static EXCHANGES: RefCell<Vec<Box<Parts>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What an exchange ended from outside is refused with.
@@ -414,6 +364,11 @@ pub struct RequestSide {
 }
 
 impl RequestSide {
+    fn clear(&mut self) {
+        (*self.received.get_mut(), *self.ended.get_mut()) = (0, false);
+        *self.parked.get_mut() = None;
+    }
+
     fn end(&self) {
         self.ended.set(true);
         // Taken out first: dropping an exchange records it, which must not find the cell borrowed.

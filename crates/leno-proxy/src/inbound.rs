@@ -23,7 +23,7 @@ use leno_model::{AppProtocol, NamespacedName, Reason};
 use leno_plan::{InboundPlan, InboundPort};
 use tokio::time::{Instant, Sleep};
 
-use crate::exchange::{Exchange, Hold, InboundSubject, Subject};
+use crate::exchange::{Exchange, Hold, InboundSubject};
 use crate::handling::{Handling, Work};
 use crate::look::{self, Look};
 use crate::snapshot::Snapshot;
@@ -40,7 +40,7 @@ pub fn handle(worker: &Rc<Worker>, peer: Rc<Peer>, meta: &StreamMeta, mut reques
     let Ok(service) = worker.service_name(namespace, name) else {
         return Handling::refused(Refusal::new(Reason::MalformedRequest, "the stream names no service"));
     };
-    let subject = Subject::from(InboundSubject {
+    let subject = Some(InboundSubject {
         service: service.clone(),
         port: meta.port,
         peer: Rc::clone(&peer),

@@ -89,6 +89,31 @@ impl<J> Live<J> {
     }
 }
 
+/// What rows are about. Rows are used again, so it is made empty in place.
+pub trait Subject: Default + 'static {
+    /// Lets everything go that it holds.
+    fn clear(&mut self);
+}
+
+impl<J: Subject> Live<J> {
+    fn empty() -> Self {
+        Self {
+            class: Cell::new(Class::Request),
+            active: Cell::new(0),
+            idle: Cell::new(0),
+            ended: Cell::new(None),
+            wakers: RefCell::default(),
+            subject: J::default(),
+        }
+    }
+
+    fn clear(&mut self) {
+        *self.ended.get_mut() = None;
+        self.wakers.get_mut().fill(None);
+        self.subject.clear();
+    }
+}
+
 /// The exchanges of one worker.
 pub struct LiveTable<J> {
     rows: RefCell<Slab<Rc<Live<J>>>>,
@@ -106,33 +131,19 @@ impl<J> Default for LiveTable<J> {
     }
 }
 
-impl<J: Default + 'static> LiveTable<J> {
-    /// Enters an exchange; it leaves when the guard is dropped.
+impl<J: Subject> LiveTable<J> {
+    /// Enters an exchange, whose subject `fill` makes of an empty one; it leaves when the guard is dropped.
     #[must_use]
-    pub fn begin(self: &Rc<Self>, class: Class, idle: u32, subject: J) -> LiveGuard<J> {
-        let row = Live {
-            class: Cell::new(class),
-            active: Cell::new(self.tick.get()),
-            idle: Cell::new(idle),
-            ended: Cell::new(None),
-            wakers: RefCell::default(),
-            subject,
-        };
-        let live = self.row(row);
+    pub fn begin(self: &Rc<Self>, class: Class, idle: u32, fill: impl FnOnce(&mut J)) -> LiveGuard<J> {
+        // In a place that an earlier exchange has left, if there is one.
+        let mut live = self.spare.borrow_mut().pop().unwrap_or_else(|| Rc::new(Live::empty()));
+        let row = Rc::get_mut(&mut live).expect("kept only when nobody else has it");
+        *row.class.get_mut() = class;
+        *row.active.get_mut() = self.tick.get();
+        *row.idle.get_mut() = idle;
+        fill(&mut row.subject);
         let key = self.rows.borrow_mut().insert(Rc::clone(&live));
         LiveGuard { table: Rc::clone(self), live, key }
-    }
-
-    /// In a place that an earlier exchange has left, if there is one.
-    fn row(&self, row: Live<J>) -> Rc<Live<J>> {
-        let Some(mut spare) = self.spare.borrow_mut().pop() else { return Rc::new(row) };
-        match Rc::get_mut(&mut spare) {
-            Some(room) => {
-                *room = row;
-                spare
-            }
-            None => Rc::new(row),
-        }
     }
 
     /// A second has passed: ends what was idle for too long.
@@ -189,13 +200,13 @@ impl<J: Default + 'static> LiveTable<J> {
 }
 
 /// Keeps an exchange in its table.
-pub struct LiveGuard<J: Default + 'static> {
+pub struct LiveGuard<J: Subject> {
     table: Rc<LiveTable<J>>,
     live: Rc<Live<J>>,
     key: usize,
 }
 
-impl<J: Default> LiveGuard<J> {
+impl<J: Subject> LiveGuard<J> {
     /// Notes that bytes have passed.
     pub fn touch(&self) {
         self.live.touch(self.table.tick.get());
@@ -208,21 +219,20 @@ impl<J: Default> LiveGuard<J> {
     }
 }
 
-impl<J: Default> std::ops::Deref for LiveGuard<J> {
+impl<J: Subject> std::ops::Deref for LiveGuard<J> {
     type Target = Live<J>;
     fn deref(&self) -> &Live<J> {
         &self.live
     }
 }
 
-impl<J: Default> Drop for LiveGuard<J> {
+impl<J: Subject> Drop for LiveGuard<J> {
     fn drop(&mut self) {
         let row = self.table.rows.borrow_mut().remove(self.key);
         drop(row);
         // Whoever still shares it keeps it as it is.
         let Some(live) = Rc::get_mut(&mut self.live) else { return };
-        live.subject = J::default();
-        *live.wakers.get_mut() = Default::default();
+        live.clear();
         let mut spare = self.table.spare.borrow_mut();
         if spare.len() < MAX_SPARE {
             spare.push(Rc::clone(&self.live));
@@ -234,12 +244,22 @@ impl<J: Default> Drop for LiveGuard<J> {
 mod tests {
     use super::*;
 
+    impl Subject for () {
+        fn clear(&mut self) {}
+    }
+
+    impl Subject for &'static str {
+        fn clear(&mut self) {
+            *self = "";
+        }
+    }
+
     #[test]
     fn only_the_idle_are_ended() {
         let table = Rc::new(LiveTable::default());
-        let idle = table.begin(Class::Request, 2, ());
-        let busy = table.begin(Class::Request, 2, ());
-        let patient = table.begin(Class::Stream, 0, ());
+        let idle = table.begin(Class::Request, 2, |()| ());
+        let busy = table.begin(Class::Request, 2, |()| ());
+        let patient = table.begin(Class::Stream, 0, |()| ());
         for _ in 0..3 {
             table.tick();
             busy.touch();
@@ -254,12 +274,31 @@ mod tests {
     #[test]
     fn a_new_policy_ends_whom_it_denies() {
         let table = Rc::new(LiveTable::default());
-        let (good, bad) = (table.begin(Class::Stream, 0, "good"), table.begin(Class::Stream, 0, "bad"));
+        let (good, bad) =
+            (table.begin(Class::Stream, 0, |s| *s = "good"), table.begin(Class::Stream, 0, |s| *s = "bad"));
         table.judge(|who| (*who == "bad").then_some(Reason::DeniedByPolicy));
         bad.end(Reason::Draining);
         assert_eq!((good.ended(), bad.ended()), (None, Some(Reason::DeniedByPolicy)), "the first reason stays");
         let mut cx = Context::from_waker(Waker::noop());
         assert_eq!(bad.poll_ended(0, &mut cx), Poll::Ready(Reason::DeniedByPolicy));
         assert!(good.poll_ended(0, &mut cx).is_pending());
+    }
+
+    #[test]
+    fn a_row_that_is_used_again_is_as_new() {
+        let table = Rc::new(LiveTable::default());
+        let first = table.begin(Class::Stream, 7, |s| *s = "first");
+        let place = Rc::as_ptr(&first.share());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(first.poll_ended(1, &mut cx).is_pending());
+        first.end(Reason::Draining);
+        drop(first);
+        let second = table.begin(Class::Request, 0, |s| assert_eq!(*s, ""));
+        assert_eq!(Rc::as_ptr(&second.share()), place);
+        assert_eq!((second.class(), second.ended(), second.idle.get()), (Class::Request, None, 0));
+        let shared = second.share();
+        drop(second);
+        let third = table.begin(Class::Request, 0, |_| ());
+        assert_ne!(Rc::as_ptr(&third.share()), Rc::as_ptr(&shared), "whoever still shares it keeps it");
     }
 }

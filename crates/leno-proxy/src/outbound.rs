@@ -26,7 +26,7 @@ use leno_plan::{Backend, BackendTarget, DestinationPlan, RouteChoice, RouteRule}
 use tokio::time::Instant;
 
 use crate::deadline;
-use crate::exchange::{Exchange, Hold, Subject};
+use crate::exchange::{Exchange, Hold};
 use crate::handling::Handling;
 use crate::look::{self, Look};
 use crate::worker::Worker;
@@ -96,7 +96,7 @@ impl Call {
 
 /// One request of a local caller, from its head to its record. Dropping it means that the caller is gone.
 pub fn handle(worker: &Rc<Worker>, caller: &Rc<LocalCaller>, mut request: Request) -> Handling<Attempts> {
-    let mut exchange = Exchange::http(worker, Direction::Outbound, &mut request.head, Subject::default());
+    let mut exchange = Exchange::http(worker, Direction::Outbound, &mut request.head, None);
     exchange.facts.source = worker.identity();
     match stages(worker, caller, &mut exchange, &mut request) {
         Ok(Next::Send(call)) => {

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use super::attempts::health_of;
 use super::ports::{OutboundPort, Outstanding, Way};
 use super::{Call, LocalCaller};
-use crate::exchange::{Exchange, Hold, Subject};
+use crate::exchange::{Exchange, Hold};
 use crate::live::Class;
 use crate::plain::stream_head;
 use crate::worker::Worker;
@@ -43,7 +43,7 @@ async fn handle(
     port: u16,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let mut exchange = Exchange::tcp(&worker, Direction::Outbound, Subject::default());
+    let mut exchange = Exchange::tcp(&worker, Direction::Outbound, None);
     exchange.facts.source = worker.identity();
     exchange.facts.service = Some(called.service.clone());
     exchange.facts.port = port;
