@@ -224,6 +224,17 @@ pub enum StoreError {
         /// The newest format this version knows.
         known: u64,
     },
+    /// What is stored cannot be read.
+    #[error(
+        "the store {path} is damaged ({detail}): stop the control plane, keep this data directory for later, put all of a backup in \
+         its place and start again"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What does not make sense.
+        detail: String,
+    },
     /// The backend failed; nothing is known about whether the write took place.
     #[error("store: {0}")]
     Backend(String),

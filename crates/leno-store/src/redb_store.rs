@@ -10,20 +10,23 @@
 //! A revision counts writes over all kinds; it is both version and cursor, and survives restarts. The change log does not: a
 //! cursor from before a restart is answered `Compacted` unless nothing was written since.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::contract::{BoxFuture, Cursor, Expect, Key, ListPage, Page, Record, Store, StoreError, Version, Watch};
+use contain::contained;
 use file::DatabaseFile;
 use log::ChangeLogs;
 use writer::{Operation, Write};
 
+mod contain;
 mod file;
 mod log;
 mod writer;
@@ -115,9 +118,13 @@ impl RedbStore {
     // Reads run on the caller's thread: a point read is microseconds, a page is bounded by MAX_PAGE.
     fn get_now(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         let encoded = encode_key(key)?;
+        contained(self.file.path(), || self.get_unguarded(key, &encoded))
+    }
+
+    fn get_unguarded(&self, key: &Key, encoded: &[u8]) -> Result<Option<Record>, StoreError> {
         let transaction = self.file.begin_read()?;
         let table = transaction.open_table(RECORDS).map_err(backend)?;
-        let Some(found) = table.get(encoded.as_slice()).map_err(backend)? else { return Ok(None) };
+        let Some(found) = table.get(encoded).map_err(backend)? else { return Ok(None) };
         decode_value(key.clone(), found.value()).map(Some)
     }
 
@@ -164,7 +171,7 @@ impl Store for RedbStore {
         namespace: Option<&'a str>,
         page: Page,
     ) -> BoxFuture<'a, Result<ListPage, StoreError>> {
-        Box::pin(async move { self.list_now(kind, namespace, &page) })
+        Box::pin(async move { contained(self.file.path(), || self.list_now(kind, namespace, &page)) })
     }
 
     fn put<'a>(&'a self, key: &'a Key, value: Bytes, expect: Expect) -> BoxFuture<'a, Result<Version, StoreError>> {
@@ -190,9 +197,11 @@ impl Store for RedbStore {
 
     fn now<'a>(&'a self, _kind: &'a str) -> BoxFuture<'a, Result<Cursor, StoreError>> {
         Box::pin(async move {
-            let transaction = self.file.begin_read()?;
-            let meta = transaction.open_table(META).map_err(backend)?;
-            Ok(cursor(meta.get(META_REVISION).map_err(backend)?.map_or(0, |r| r.value())))
+            contained(self.file.path(), || {
+                let transaction = self.file.begin_read()?;
+                let meta = transaction.open_table(META).map_err(backend)?;
+                Ok(cursor(meta.get(META_REVISION).map_err(backend)?.map_or(0, |r| r.value())))
+            })
         })
     }
 }
@@ -230,8 +239,30 @@ fn prepare(database: &Database, path: &Path) -> Result<u64, StoreError> {
     Ok(revision)
 }
 
+/// Reads every record once: damage is to be found at the start, not by whoever happens to need the record.
+fn look_through(database: &Database) -> Result<(), StoreError> {
+    let transaction = database.begin_read().map_err(backend)?;
+    for entry in transaction.open_table(RECORDS).map_err(backend)?.iter().map_err(backend)? {
+        let (key, value) = entry.map_err(backend)?;
+        decode_value(decode_key(key.value())?, value.value())?;
+    }
+    Ok(())
+}
+
 fn backend(error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Backend(error.into().to_string())
+    let error = error.into();
+    match &error {
+        redb::Error::Corrupted(_) => damaged(error.to_string()),
+        redb::Error::Io(e) if matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
+            damaged(error.to_string())
+        }
+        _ => StoreError::Backend(error.to_string()),
+    }
+}
+
+/// `contained` puts the path in place of the name.
+fn damaged(detail: String) -> StoreError {
+    StoreError::Damaged { path: FILE_NAME.to_owned(), detail }
 }
 
 fn version(revision: u64) -> Version {
@@ -250,7 +281,7 @@ fn encode_key(key: &Key) -> Result<Vec<u8>, StoreError> {
 }
 
 fn decode_key(encoded: &[u8]) -> Result<Key, StoreError> {
-    let damaged = || StoreError::Backend("a key in the store is damaged".into());
+    let damaged = || damaged("a key is none".into());
     let text = std::str::from_utf8(encoded).map_err(|_| damaged())?;
     let mut parts = text.splitn(3, '\0');
     match (parts.next(), parts.next(), parts.next()) {
@@ -261,7 +292,7 @@ fn decode_key(encoded: &[u8]) -> Result<Key, StoreError> {
 
 fn decode_value(key: Key, stored: &[u8]) -> Result<Record, StoreError> {
     let Some((revision, value)) = stored.split_first_chunk::<8>() else {
-        return Err(StoreError::Backend(format!("{key} in the store is damaged")));
+        return Err(damaged(format!("{key} is too short")));
     };
     Ok(Record { key, value: Bytes::copy_from_slice(value), version: version(u64::from_be_bytes(*revision)) })
 }

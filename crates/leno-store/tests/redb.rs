@@ -130,3 +130,58 @@ async fn kill_in_the_middle_of_writes_loses_nothing_acknowledged() {
         }
     }
 }
+
+/// Bytes from nowhere in any part of the file: an error that names the file, or the records as they were, never a panic.
+#[tokio::test]
+async fn a_damaged_file_is_an_error_with_its_name() {
+    const PIECE: usize = 40 << 10;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    let store = RedbStore::open(directory.path(), &RedbSettings::default()).unwrap();
+    for i in 0..500 {
+        let value = Bytes::from(vec![b'v'; 700]);
+        store.put(&Key::new("K", "n", &format!("k{i}")), value, Expect::Absent).await.unwrap();
+    }
+    drop(store);
+    let whole = std::fs::read(&path).unwrap();
+    let mut found = 0;
+    // A small generator of noise; the places are every piece of the file and some between.
+    let mut state = 1u64;
+    let mut noise = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    for start in (0..whole.len()).step_by(PIECE / 2) {
+        let mut bytes = whole.clone();
+        let end = (start + PIECE).min(bytes.len());
+        bytes[start..end].fill_with(&mut noise);
+        std::fs::write(&path, &bytes).unwrap();
+        let error = match RedbStore::open(directory.path(), &RedbSettings::default()) {
+            Err(error) => Some(error),
+            Ok(store) => write_and_read(&store).await.err(),
+        };
+        if let Some(error) = error {
+            let said = error.to_string();
+            assert!(said.contains(&path.display().to_string()) && said.contains("backup"), "at {start}: {said}");
+            found += 1;
+        }
+    }
+    assert!(found > 0, "no damage was noticed");
+    // Damage that comes while it is open is met by readers.
+    std::fs::write(&path, &whole).unwrap();
+    let store = RedbStore::open(directory.path(), &RedbSettings { cache_bytes: 0, ..RedbSettings::default() }).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let garbage: Vec<u8> = std::iter::repeat_with(&mut noise).take(whole.len() - 4096).collect();
+    std::os::unix::fs::FileExt::write_all_at(&file, &garbage, 4096).unwrap();
+    for _ in 0..2 {
+        let error = write_and_read(&store).await.unwrap_err();
+        assert!(error.to_string().contains("store.redb"), "{error}");
+    }
+}
+
+async fn write_and_read(store: &RedbStore) -> Result<(), StoreError> {
+    list_all(store, "K", None).await?;
+    store.put(&Key::new("K", "n", "k7"), Bytes::from_static(b"new"), Expect::Any).await?;
+    store.get(&Key::new("K", "n", "k7")).await?;
+    Ok(())
+}

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use redb::{Database, ReadableTable, Table};
 use tokio::sync::{mpsc, oneshot};
 
+use super::contain::contained;
 use super::file::DatabaseFile;
 use super::log::ChangeLogs;
 use super::{META, META_REVISION, RECORDS, backend, version};
@@ -70,7 +71,7 @@ fn committed(
         logs.resync(file.reopen()?);
         tracing::info!("the store was opened again after a failure");
     }
-    let outcome = file.with(|database| commit(database, batch));
+    let outcome = contained(file.path(), || file.with(|database| commit(database, batch)));
     *broken = outcome.is_err();
     outcome
 }
