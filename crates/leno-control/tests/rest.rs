@@ -326,6 +326,38 @@ async fn hostile_requests_are_cut_off_and_the_rest_served() {
     plane.shutdown().await;
 }
 
+/// A client that is still sending when the answer comes gets the answer all the same: bytes that nobody reads would reset the
+/// connection, and the reset takes what the client has not read yet.
+#[tokio::test]
+async fn an_answer_that_comes_before_the_end_of_the_request_is_not_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let plane = start(directory.path()).await;
+    let token = std::fs::read_to_string(directory.path().join("admin.token")).unwrap();
+    let head = "POST /api/v1/apply HTTP/1.1\r\nHost: localhost\r\n";
+    let admin = format!("Authorization: Bearer {}\r\n", token.trim());
+    let body = "#".repeat(20_000_000);
+    let sized = format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    let chunked = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let long = format!("X: {}\r\n\r\n", body);
+    let requests = [
+        (format!("{head}{admin}{sized}"), "413"),
+        (format!("{head}{admin}{chunked}"), "413"),
+        (format!("{head}{sized}"), "401"),
+        (format!("{head}{long}"), "431"),
+    ];
+    for (request, expected) in &requests {
+        let mut stream = TcpStream::connect(plane.api()).await.unwrap();
+        let (first, rest) = request.as_bytes().split_at(2 << 20);
+        stream.write_all(first).await.unwrap();
+        stream.readable().await.unwrap();
+        stream.write_all(rest).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(status(&answer), *expected, "{answer}");
+    }
+    plane.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_write_whose_client_is_gone_is_carried_out_whole_and_audited() {
     const COUNT: usize = 200;

@@ -1,7 +1,7 @@
 //! Resources: read, write, delete.
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -96,14 +96,17 @@ pub(super) async fn get(
 
 /// Reads a body within the limit.
 pub(super) async fn bytes(body: Body) -> Result<Bytes, Failure> {
+    let too_large = || {
+        let message = format!("the body is larger than {MAX_BODY} bytes");
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorReason::TooLarge, message)
+    };
+    // Known beforehand from its Content-Length: who asked with `Expect: 100-continue` then sends none of it.
+    if HttpBody::size_hint(&body).lower() > MAX_BODY as u64 {
+        return Err(too_large());
+    }
     axum::body::to_bytes(body, MAX_BODY).await.map_err(|e| {
         let limited = std::error::Error::source(&e).is_some_and(|s| s.to_string().contains("length limit"));
-        if limited {
-            let message = format!("the body is larger than {MAX_BODY} bytes");
-            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorReason::TooLarge, message)
-        } else {
-            Failure::bad_request(format!("the body did not arrive whole: {e}"))
-        }
+        if limited { too_large() } else { Failure::bad_request(format!("the body did not arrive whole: {e}")) }
     })
 }
 
