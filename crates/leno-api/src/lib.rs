@@ -18,6 +18,7 @@ pub use bodies::{
 };
 pub use client::{Client, ClientError, WatchStream};
 pub use members::{
-    Address, AuditEntry, CaStatus, Condition, Endpoint, EndpointState, Member, Nack, Overview, Port, Revocation,
-    RevocationRequest, RootInfo, RotationPhase, ServicePorts, ServiceStatus, TokenInfo, TokenRequest, TokenResponse,
+    Address, AuditEntry, CaStatus, Condition, Endpoint, EndpointState, Member, Nack, Overview, Port, RefusedMember,
+    Revocation, RevocationRequest, RootInfo, RotationPhase, ServicePorts, ServiceStatus, TokenInfo, TokenRequest,
+    TokenResponse,
 };

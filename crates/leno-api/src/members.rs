@@ -239,6 +239,35 @@ pub struct Overview {
     pub nacks: Vec<Nack>,
     /// Resources with a condition that is false: kind, namespace/name and the condition.
     pub problems: Vec<(String, Condition)>,
+    /// Where a rotation of the root stands.
+    #[serde(default = "idle")]
+    pub rotation: RotationPhase,
+    /// For how long it has stood there, in seconds.
+    #[serde(default)]
+    pub rotation_seconds: u64,
+    /// Members that hold it up: `namespace/instance`.
+    #[serde(default)]
+    pub rotation_waits_for: Vec<String>,
+    /// Members that are connected and may not do what they are there for.
+    #[serde(default)]
+    pub refused: Vec<RefusedMember>,
+}
+
+/// A control plane from before this was told says nothing of it.
+fn idle() -> RotationPhase {
+    RotationPhase::Idle
+}
+
+/// A member that is connected and is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusedMember {
+    /// `namespace/instance`.
+    pub member: String,
+    /// Its SPIFFE ID.
+    pub identity: String,
+    /// Why, and what to do.
+    pub message: String,
 }
 
 /// An entry of the revocation list.
@@ -314,9 +343,15 @@ pub struct CaStatus {
     pub roots: Vec<RootInfo>,
     /// The rotation.
     pub phase: RotationPhase,
+    /// For how long it has been in this phase, in seconds; 0 when idle.
+    #[serde(default)]
+    pub phase_seconds: u64,
     /// Live members that hold the rotation up: `namespace/instance`.
     #[serde(default)]
     pub waiting_for: Vec<String>,
+    /// Live members without a grant: they cannot renew, no rotation waits for them, and they need a new token.
+    #[serde(default)]
+    pub cannot_renew: Vec<String>,
     /// Lifetime of new leaves in seconds.
     pub leaf_ttl_seconds: u64,
 }

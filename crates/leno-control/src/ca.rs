@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use leno_api::{CaStatus, Revocation, RevocationRequest, RootInfo, RotationPhase};
+use leno_api::{CaStatus, RefusedMember, Revocation, RevocationRequest, RootInfo, RotationPhase};
 use leno_discovery::server::Refusal;
 use leno_identity::bundle::Revocations;
 use leno_identity::ca::MAX_TTL_S;
@@ -375,14 +375,8 @@ impl Ca {
             return Ok(None);
         }
         let version = self.bundle.borrow().version;
-        let progress = {
-            let live = self.live();
-            let issuing = self.pin();
-            Progress {
-                unacknowledged: live.behind(version).count() + lost,
-                on_previous: live.not_under(issuing, now.saturating_sub(SETTLE_S)).count() + lost,
-            }
-        };
+        let unacknowledged = self.live().behind(version).count() + lost;
+        let progress = Progress { unacknowledged, on_previous: self.on_previous(now).await.len() + lost };
         let step = self.authority().advance_rotation(&progress, now)?;
         let Some(step) = step else { return Ok(None) };
         *owed = Owed(true);
@@ -396,27 +390,62 @@ impl Ca {
         Ok(Some(step))
     }
 
+    /// The streams whose leaves have to be renewed before the old root may go. Not those whose identity has no grant: they cannot
+    /// renew, and would hold the rotation up until their leaves expire; they need a new token sooner or later.
+    async fn on_previous(&self, now: u64) -> Vec<String> {
+        let issuing = self.pin();
+        let streams: Vec<_> = self.live().not_under(issuing, now.saturating_sub(SETTLE_S)).cloned().collect();
+        let mut waiting = Vec::new();
+        for stream in streams {
+            if self.may_renew(&stream.peer.spiffe).await {
+                waiting.push(stream.name());
+            }
+        }
+        waiting
+    }
+
+    /// Whether an identity has a grant, which a renewal needs. A store that fails says nothing against it.
+    async fn may_renew(&self, identity: &SpiffeId) -> bool {
+        let Some((namespace, account)) = identity.workload_parts() else { return false };
+        !matches!(self.grant(namespace, account).await, Ok(None))
+    }
+
+    /// Members that are connected and have no grant (any more): they can neither renew nor register.
+    pub async fn stranded(&self) -> Vec<RefusedMember> {
+        let streams: Vec<_> = self.live().iter().map(|(_, stream)| stream.clone()).collect();
+        let mut stranded = Vec::new();
+        for stream in streams {
+            if !self.may_renew(&stream.peer.spiffe).await {
+                let until = timestamp(stream.peer.not_after);
+                let message = format!(
+                    "it has no grant, which a revocation takes away for good, and can neither register nor renew; its certificate \
+                     ends {until}: start it again with a new token"
+                );
+                let identity = stream.peer.spiffe.to_string();
+                stranded.push(RefusedMember { member: stream.name(), identity, message });
+            }
+        }
+        stranded
+    }
+
     /// Roots and rotation, for people. `lost` names the registrations without a stream, which a rotation waits for as well.
-    #[must_use]
-    pub fn status(&self, lost: &[String]) -> CaStatus {
+    pub async fn status(&self, lost: &[String]) -> CaStatus {
         let (bundle_version, now) = (self.bundle.borrow().version, self.clock.unix_seconds());
-        let (phase, roots, issuing) = {
+        let ((phase, since), roots, issuing) = {
             let authority = self.authority();
             let phase = match authority.rotation() {
-                Rotation::Stable { .. } => RotationPhase::Idle,
-                Rotation::Distributing { .. } => RotationPhase::Distributing,
-                Rotation::Replacing { .. } => RotationPhase::Reissuing,
+                Rotation::Stable { .. } => (RotationPhase::Idle, now),
+                Rotation::Distributing { since, .. } => (RotationPhase::Distributing, *since),
+                Rotation::Replacing { since, .. } => (RotationPhase::Reissuing, *since),
             };
             (phase, authority.roots(), authority.pin())
         };
-        let live = self.live();
         let mut waiting_for: Vec<String> = match phase {
-            RotationPhase::Distributing => live.behind(bundle_version).map(live::Stream::name).collect(),
-            RotationPhase::Reissuing => {
-                live.not_under(issuing, now.saturating_sub(SETTLE_S)).map(live::Stream::name).collect()
-            }
+            RotationPhase::Distributing => self.live().behind(bundle_version).map(live::Stream::name).collect(),
+            RotationPhase::Reissuing => self.on_previous(now).await,
             _ => Vec::new(),
         };
+        let stranded = self.stranded().await;
         if phase != RotationPhase::Idle {
             waiting_for.extend(lost.iter().map(|name| format!("{name} (lost)")));
         }
@@ -430,7 +459,9 @@ impl Ca {
             bundle_version,
             roots: roots.collect(),
             phase,
+            phase_seconds: now.saturating_sub(since),
             waiting_for,
+            cannot_renew: stranded.into_iter().map(|s| s.member).collect(),
             leaf_ttl_seconds: self.ttl_s,
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use leno_api::{Address, EndpointState, Member, Port, ServicePorts};
+use leno_api::{Address, EndpointState, Member, Port, RefusedMember, ServicePorts};
 use leno_discovery::server::Refusal;
 use leno_model::kinds::WorkloadSpec;
 use leno_model::{Kind, NamespacedName, Reason, Resource, SpiffeId};
@@ -63,6 +63,8 @@ pub struct Registry {
     writing: Vec<tokio::sync::Mutex<()>>,
     presence: Mutex<Presence<WorkloadKey>>,
     shown: Mutex<HashMap<WorkloadKey, Shown>>,
+    /// By stream: members that are connected and whose last registration was refused. As many as there are streams at most.
+    refused: Mutex<BTreeMap<u64, RefusedMember>>,
 }
 
 impl Registry {
@@ -78,7 +80,17 @@ impl Registry {
     ) -> Arc<Self> {
         let presence = Mutex::new(Presence::new(grace));
         let writing = (0..LOCKS).map(|_| tokio::sync::Mutex::default()).collect();
-        Arc::new(Self { world, store, ca, audit, clock, writing, presence, shown: Mutex::default() })
+        Arc::new(Self {
+            world,
+            store,
+            ca,
+            audit,
+            clock,
+            writing,
+            presence,
+            shown: Mutex::default(),
+            refused: Mutex::default(),
+        })
     }
 
     fn presence(&self) -> MutexGuard<'_, Presence<WorkloadKey>> {
@@ -118,6 +130,7 @@ impl Registry {
     pub async fn register(&self, peer: &SpiffeId, stream: u64, registration: &Registration) -> Result<(), Refusal> {
         match self.try_register(peer, stream, registration).await {
             Ok(changed) => {
+                self.refusals().remove(&stream);
                 if changed {
                     let services: Vec<_> = registration.services.iter().map(|s| s.name.as_str()).collect();
                     let object = format!("{}/{}", registration.namespace, registration.instance);
@@ -129,9 +142,37 @@ impl Registry {
             Err(refusal) => {
                 let (reason, detail) = (refusal.reason.as_str(), refusal.detail.as_str());
                 self.audit.refuse(&workload(peer), "register", &registration.instance, reason, detail).await;
+                // Who is replaced by a newer one of itself misses nothing.
+                if refusal.reason != Reason::Draining {
+                    let member = format!("{}/{}", peer.namespace().unwrap_or("-"), registration.instance);
+                    let message = match refusal.reason {
+                        Reason::UnauthorisedMember => {
+                            format!(
+                                "its registration is refused: {detail}: start it again with a token for these services"
+                            )
+                        }
+                        _ => format!("its registration is refused: {reason}: {detail}"),
+                    };
+                    let refused = RefusedMember { member, identity: peer.to_string(), message };
+                    self.refusals().insert(stream, refused);
+                }
                 Err(refusal)
             }
         }
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, BTreeMap<u64, RefusedMember>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Members that are connected and whose last registration was refused.
+    #[must_use]
+    pub fn refused(&self) -> Vec<RefusedMember> {
+        let live = self.ca.live();
+        let mut refusals = self.refusals();
+        // A refusal may have been under way when its stream ended.
+        refusals.retain(|stream, _| live.get(*stream).is_some());
+        refusals.values().cloned().collect()
     }
 
     /// True if something was written.
@@ -249,6 +290,7 @@ impl Registry {
 
     /// A stream is gone without a deregistration: its registrations are kept for the grace time.
     pub fn stream_lost(&self, stream: u64) {
+        self.refusals().remove(&stream);
         let lost = self.presence().stream_lost(stream, self.now());
         for (namespace, name) in lost {
             tracing::info!(%namespace, workload = %name, "the stream of a registration is lost; it is kept for the grace time");

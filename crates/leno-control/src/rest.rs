@@ -37,6 +37,7 @@ pub mod access;
 pub mod failure;
 mod mesh;
 mod open;
+mod overview;
 mod resources;
 pub mod server;
 mod watch;
@@ -106,7 +107,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route(routes::DELETE, post(resources::delete_documents))
         .route(routes::TOKENS, get(mesh::tokens).post(mesh::create_token))
         .route(routes::TOKEN, delete(mesh::delete_token))
-        .route(routes::OVERVIEW, get(mesh::overview))
+        .route(routes::OVERVIEW, get(overview::overview))
         .route(routes::MEMBERS, get(mesh::members))
         .route(routes::ENDPOINTS, get(mesh::endpoints))
         .route(routes::REVOCATIONS, get(mesh::revocations).post(mesh::revoke))

@@ -283,7 +283,7 @@ async fn the_issuer_changes_only_once_the_new_root_is_known() {
     let (rotated, step) = tokio::join!(plane.ca.rotate(), plane.ca.advance(0));
     rotated.unwrap();
     assert_eq!(step.unwrap(), None, "the member has not heard of the new root");
-    assert_eq!(plane.ca.status(&[]).phase, RotationPhase::Distributing);
+    assert_eq!(plane.ca.status(&[]).await.phase, RotationPhase::Distributing);
 
     // A rotation whose bundle could not be published is not judged by the one before.
     let plane = Plane::new(DAY).await;
@@ -308,9 +308,38 @@ async fn an_old_root_is_retired_also_when_something_fails_on_the_way() {
     plane.store.fail("leno:Bundle");
     plane.ca.advance(0).await.unwrap_err();
     let roots = || plane.ca.bundle().borrow().roots(&TrustDomain::default()).len();
-    assert_eq!((plane.ca.status(&[]).phase, roots()), (RotationPhase::Idle, 2));
+    assert_eq!((plane.ca.status(&[]).await.phase, roots()), (RotationPhase::Idle, 2));
     plane.ca.advance(0).await.unwrap();
     assert_eq!(roots(), 1);
+}
+
+#[tokio::test]
+async fn a_rotation_does_not_wait_for_who_cannot_renew() {
+    let plane = Plane::new(DAY).await;
+    let (web, _) = plane.join().await;
+    plane.clock.advance(GRACE);
+    plane.ca.live().opened(7, peer(&web), "a", plane.version());
+    plane.ca.rotate().await.unwrap();
+    plane.ca.live().bundle_applied(7, plane.version());
+    plane.ca.advance(0).await.unwrap().unwrap();
+    assert_eq!(plane.ca.advance(0).await.unwrap(), None);
+    assert_eq!(plane.ca.status(&[]).await.waiting_for, ["shop/a"]);
+    assert_eq!(plane.ca.stranded().await, []);
+
+    // Revoked and taken back: its leaf is good again, and there is no grant to renew it by.
+    let revoked = plane.ca.revoke(&revocation_of(&web)).await.unwrap();
+    plane.ca.unrevoke(&revoked.id).await.unwrap();
+    let status = plane.ca.status(&[]).await;
+    assert_eq!((status.waiting_for, status.cannot_renew), (Vec::new(), vec!["shop/a".to_owned()]));
+    let stranded = plane.ca.stranded().await;
+    assert!(stranded.len() == 1 && stranded[0].message.contains("new token"), "{stranded:?}");
+    plane.ca.advance(0).await.unwrap().unwrap();
+    assert_eq!(plane.ca.status(&[]).await.phase, RotationPhase::Idle);
+    assert_eq!(plane.ca.bundle().borrow().roots(&TrustDomain::default()).len(), 1);
+
+    // A new token mends it.
+    plane.join().await;
+    assert_eq!(plane.ca.stranded().await, []);
 }
 
 #[tokio::test]
@@ -322,7 +351,7 @@ async fn a_restored_backup_catches_up_with_its_members() {
     plane.ca.live().opened(7, peer(&web), "a", restored + 10);
     assert_eq!(plane.ca.live().behind(restored).count(), 1, "it holds a bundle that this control plane does not know");
     plane.ca.rotate().await.unwrap();
-    assert_eq!(plane.ca.status(&[]).waiting_for, ["shop/a"]);
+    assert_eq!(plane.ca.status(&[]).await.waiting_for, ["shop/a"]);
     assert_eq!(plane.ca.advance(0).await.unwrap(), None);
     assert_eq!(plane.version(), restored + 11, "later than what it holds, so that it takes it");
 
@@ -340,5 +369,5 @@ async fn a_restored_backup_catches_up_with_its_members() {
     plane.ca.live().opened(9, peer(&web), "liar", MAX_CLAIM + 1);
     plane.ca.advance(0).await.unwrap();
     assert_eq!(plane.version(), restored + 22);
-    assert!(plane.ca.status(&[]).waiting_for.contains(&"shop/liar".to_owned()));
+    assert!(plane.ca.status(&[]).await.waiting_for.contains(&"shop/liar".to_owned()));
 }

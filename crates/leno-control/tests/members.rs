@@ -230,7 +230,9 @@ async fn a_revoked_identity_is_out_until_a_new_token() {
 #[tokio::test]
 async fn a_credential_registers_its_services_and_no_others() {
     let mesh = Mesh::new().await;
-    let web = mesh.join(&["web"]).await.spiffe;
+    let joined = mesh.join(&["web"]).await;
+    mesh.ca.live().opened(1, joined.clone(), "a", 1);
+    let web = joined.spiffe;
     mesh.registry.register(&web, 1, &registration("a", 1, &["web"])).await.unwrap();
     mesh.until(|w| w.read(|c| c.has_service("shop", "web"))).await;
     let service = mesh.world.read(|c| c.resource(Kind::Service, "shop", "web")).unwrap();
@@ -247,8 +249,17 @@ async fn a_credential_registers_its_services_and_no_others() {
         assert_eq!(mesh.registry.register(&web, 1, &bad).await.unwrap_err().reason, Reason::UnauthorisedMember);
     }
     assert_eq!(mesh.instances().await, ["web.a"]);
+    let refused = mesh.registry.refused();
+    assert!(refused.len() == 1 && refused[0].member == "shop/a", "{refused:?}");
+    assert!(refused[0].message.contains("may not register bank in shop"), "{refused:?}");
     let log = mesh.audit.tail(100).unwrap();
     assert_eq!(log.iter().filter(|e| e.action == "register" && e.principal == web.as_str()).count(), 5, "{log:?}");
+    // It is told until it is mended, or gone.
+    mesh.registry.register(&web, 1, &registration("a", 1, &["web"])).await.unwrap();
+    assert_eq!(mesh.registry.refused(), []);
+    mesh.registry.register(&web, 1, &registration("a", 1, &["bank"])).await.unwrap_err();
+    mesh.ca.live().closed(1);
+    assert_eq!(mesh.registry.refused(), []);
 }
 
 #[tokio::test]
@@ -517,28 +528,28 @@ async fn a_rotation_waits_for_every_live_member() {
     mesh.ca.rotate().await.unwrap();
     let with_both = mesh.ca.bundle().borrow().version;
     assert!(with_both > version);
-    assert_eq!(mesh.ca.status(&[]).waiting_for, ["shop/a"]);
+    assert_eq!(mesh.ca.status(&[]).await.waiting_for, ["shop/a"]);
 
     // Not in the first moments of the process: who has not reconnected yet is not gone.
     mesh.ca.live().bundle_applied(7, with_both);
     assert_eq!(mesh.ca.advance(0).await.unwrap(), None);
     mesh.clock.advance(GRACE);
     assert_eq!(mesh.ca.advance(1).await.unwrap(), None, "a lost registration may come back with the old bundle");
-    assert_eq!(mesh.ca.status(&["shop/b".into()]).waiting_for, ["shop/b (lost)"]);
+    assert_eq!(mesh.ca.status(&["shop/b".into()]).await.waiting_for, ["shop/b (lost)"]);
     assert!(mesh.ca.advance(0).await.unwrap().is_some(), "everyone has both roots: the issuer changes");
     assert_ne!(mesh.ca.pin(), old);
 
     mesh.clock.advance(Duration::from_secs(60));
     assert_eq!(mesh.ca.advance(0).await.unwrap(), None);
-    assert_eq!(mesh.ca.status(&[]).phase, RotationPhase::Reissuing);
+    assert_eq!(mesh.ca.status(&[]).await.phase, RotationPhase::Reissuing);
     let csr = csr::make(&KeyPair::generate().unwrap()).unwrap();
     let renewed = mesh.ca.renew(&web, &csr, Some(7)).await.unwrap();
     assert_eq!(renewed.root, mesh.ca.pin());
     mesh.ca.advance(0).await.unwrap();
-    assert_eq!(mesh.ca.status(&[]).roots.len(), 2, "the new leaf has to be in use first");
+    assert_eq!(mesh.ca.status(&[]).await.roots.len(), 2, "the new leaf has to be in use first");
     mesh.clock.advance(Duration::from_secs(5));
     mesh.ca.advance(0).await.unwrap();
-    let status = mesh.ca.status(&[]);
+    let status = mesh.ca.status(&[]).await;
     assert_eq!((status.phase, status.roots.len()), (RotationPhase::Idle, 1));
     assert!(!mesh.ca.bundle().borrow().has_root(&TrustDomain::default(), old), "leaves of the old root are refused");
 }
@@ -554,5 +565,5 @@ async fn a_member_that_never_comes_back_does_not_hold_a_rotation_for_ever() {
     assert!(mesh.ca.advance(0).await.unwrap().is_some());
     mesh.clock.advance(Duration::from_secs(leno_identity::ca::DEFAULT_TTL_S + 1));
     mesh.ca.advance(0).await.unwrap();
-    assert_eq!(mesh.ca.status(&[]).phase, RotationPhase::Idle);
+    assert_eq!(mesh.ca.status(&[]).await.phase, RotationPhase::Idle);
 }

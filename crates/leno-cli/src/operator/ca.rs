@@ -35,6 +35,9 @@ fn show(status: &CaStatus) {
     if !status.waiting_for.is_empty() {
         println!("waiting for    {}", status.waiting_for.join(", "));
     }
+    if !status.cannot_renew.is_empty() {
+        println!("cannot renew   {}: start with a new token", status.cannot_renew.join(", "));
+    }
     let rows: Vec<Vec<String>> = status
         .roots
         .iter()
@@ -59,6 +62,11 @@ pub fn revoke(api: &ApiArguments, arguments: &RevokeArguments) -> Result<ExitCod
                 .ok_or_else(|| Failure::NotFound(format!("{} is not on the revocation list", arguments.subject)))?;
             api.client.unrevoke(&found.id).await.map_err(failure)?;
             println!("{} is no longer revoked", arguments.subject);
+            if arguments.subject.starts_with("spiffe://") {
+                println!(
+                    "The revocation took away what its token had granted: start its members again with a new token"
+                );
+            }
         } else {
             let subject = Some(arguments.subject.clone());
             let request = RevocationRequest {

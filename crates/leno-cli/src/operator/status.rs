@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use leno_api::Overview;
+use leno_api::{Overview, RotationPhase};
 
 use super::connection::{Api, block_on, failure};
 use super::print;
@@ -12,6 +12,9 @@ use crate::arguments::{ApiArguments, OutputFormat, StatusArguments};
 
 /// Between two questions of `--wait`.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A rotation of the root takes seconds; one that has waited for so long does not go on by itself before leaves expire.
+const ROTATION_S: u64 = 120;
 
 /// Prints it; exit 1 when something needs mending.
 pub fn run(api: &ApiArguments, arguments: &StatusArguments) -> Result<ExitCode, Failure> {
@@ -38,7 +41,7 @@ async fn overview(api: &ApiArguments, wait: Duration) -> Result<Overview, Failur
     }
 }
 
-/// Services that callers cannot reach, or soon cannot. A service without any registration is no fault: it may be a name that
+/// Services that callers cannot reach, or soon cannot, members that are refused, and a rotation that stands still. A service without any registration is no fault: it may be a name that
 /// routes lead elsewhere from.
 fn ailing(o: &Overview) -> Vec<String> {
     let mut lines = Vec::new();
@@ -53,6 +56,15 @@ fn ailing(o: &Overview) -> Vec<String> {
             ));
         }
     }
+    lines.extend(o.refused.iter().map(|r| format!("Member {} ({}): {}", r.member, r.identity, r.message)));
+    if o.rotation != RotationPhase::Idle && o.rotation_seconds >= ROTATION_S {
+        lines.push(format!(
+            "The root rotation has been {:?} for {} s, waiting for {}: end these members, or start them again with new tokens",
+            o.rotation,
+            o.rotation_seconds,
+            o.rotation_waits_for.join(", ")
+        ));
+    }
     lines
 }
 
@@ -60,6 +72,10 @@ fn show(o: &Overview) {
     println!("control plane  {} up {}, discovery on {}", o.version, print::age(&o.started), o.discovery);
     println!("trust domain   {}", o.trust_domain);
     println!("members        {} connected, {} lost and kept", o.members_connected, o.members_lost);
+    if o.rotation != RotationPhase::Idle {
+        let waiting = o.rotation_waits_for.join(", ");
+        println!("root rotation  {:?} for {} s, waiting for {waiting}", o.rotation, o.rotation_seconds);
+    }
     let rows: Vec<Vec<String>> = o
         .services
         .iter()

@@ -1,6 +1,4 @@
-//! The mesh at work: tokens, members, endpoints, the authority, audit, the overview.
-
-use std::collections::BTreeMap;
+//! The mesh at work: tokens, members, endpoints, the authority, audit.
 
 use axum::Json;
 use axum::body::Body;
@@ -8,19 +6,14 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use leno_api::{
-    AuditEntry, CaStatus, Condition, Endpoint, EndpointState, ErrorReason, Member, Overview, Port, Revocation,
-    RevocationRequest, ServiceStatus, TokenInfo, TokenRequest, TokenResponse,
+    AuditEntry, CaStatus, Endpoint, ErrorReason, Member, Revocation, RevocationRequest, TokenInfo, TokenRequest,
+    TokenResponse,
 };
-use leno_model::Kind;
-use leno_model::kinds::ServiceSpec;
-use leno_model::kinds::service::TargetPort;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::failure::Failure;
-use super::{Api, Shared, resources};
-use crate::audit::timestamp;
-use crate::status;
+use super::{Shared, resources};
 
 /// Audit entries without a limit, and most with one.
 const AUDIT_LIMITS: (usize, usize) = (100, 1000);
@@ -108,12 +101,12 @@ pub(super) async fn unrevoke(State(api): Shared, Path(id): Path<String>) -> Resu
 }
 
 pub(super) async fn ca(State(api): Shared) -> Json<CaStatus> {
-    Json(api.ca.status(&api.registry.lost()))
+    Json(api.ca.status(&api.registry.lost()).await)
 }
 
 pub(super) async fn rotate(State(api): Shared) -> Result<Json<CaStatus>, Failure> {
     api.ca.rotate().await?;
-    Ok(Json(api.ca.status(&api.registry.lost())))
+    Ok(Json(api.ca.status(&api.registry.lost()).await))
 }
 
 pub(super) async fn audit(State(api): Shared, Query(query): Query<Limit>) -> Result<Json<Vec<AuditEntry>>, Failure> {
@@ -122,78 +115,4 @@ pub(super) async fn audit(State(api): Shared, Query(query): Query<Limit>) -> Res
     let read = tokio::task::spawn_blocking(move || api.audit.tail(limit)).await;
     let entries = read.map_err(|e| Failure::internal(&e))?.map_err(|e| Failure::internal(&e))?;
     Ok(Json(entries))
-}
-
-pub(super) async fn overview(State(api): Shared) -> Json<Overview> {
-    let members = api.registry.members();
-    let (connected, lost) = api.registry.counts();
-    let (resources, problems) = api.world.read(|contents| {
-        let kinds = Kind::ALL.iter().filter(|k| k.user_writable());
-        let mut counts = BTreeMap::new();
-        let mut problems = Vec::new();
-        for kind in kinds {
-            let mut count = 0;
-            for resource in contents.resources(*kind) {
-                count += 1;
-                let name = resource.reference().to_string();
-                problems.extend(status::problems(resource).into_iter().map(|c| (name.clone(), c)));
-            }
-            counts.insert(kind.plural().to_owned(), count);
-        }
-        (counts, problems)
-    });
-    let mut problems = problems;
-    problems.extend(api.audit.problem().map(|message| {
-        let (kind, status, reason) = ("Audited".to_owned(), "False".to_owned(), "CannotBeWritten".to_owned());
-        ("the audit log".to_owned(), Condition { kind, status, reason, message })
-    }));
-    Json(Overview {
-        trust_domain: api.ca.trust_domain().to_string(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started: timestamp(api.started),
-        discovery: api.discovery.clone(),
-        services: services(&api, &members),
-        members_connected: connected,
-        members_lost: lost,
-        resources,
-        nacks: api.reports.nacks(),
-        problems,
-    })
-}
-
-fn services(api: &Api, members: &[Member]) -> Vec<ServiceStatus> {
-    let mut states: BTreeMap<(&str, &str), (usize, usize)> = BTreeMap::new();
-    for member in members {
-        for service in &member.services {
-            let (connected, lost) = states.entry((&member.namespace, &service.name)).or_default();
-            *(if member.state == EndpointState::Connected { connected } else { lost }) += 1;
-        }
-    }
-    api.world.read(|contents| {
-        let status = |(namespace, name): &(String, String)| {
-            let info = contents.service_info(namespace, name);
-            let resource = contents.resource(Kind::Service, namespace, name);
-            let spec = resource.and_then(|r| r.spec::<ServiceSpec>().ok()).unwrap_or_default();
-            let (connected, lost) = states.get(&(namespace.as_str(), name.as_str())).copied().unwrap_or_default();
-            let port = |p: &leno_model::kinds::service::ServicePort| Port {
-                name: p.name.clone().unwrap_or_default(),
-                port: p.port,
-                target_port: match p.target_port {
-                    Some(TargetPort::Number(number)) => number,
-                    _ => p.port,
-                },
-                protocol: p.app_protocol.clone().unwrap_or_default(),
-            };
-            ServiceStatus {
-                name: name.clone(),
-                namespace: namespace.clone(),
-                vips: info.vips.iter().map(ToString::to_string).collect(),
-                ports: spec.ports.iter().map(port).collect(),
-                connected,
-                lost,
-                authorised: info.identities.iter().map(ToString::to_string).collect(),
-            }
-        };
-        contents.services().map(status).collect()
-    })
 }
