@@ -13,7 +13,7 @@ use bytes::Bytes;
 use leno_model::Reason;
 
 use crate::h1::{IncomingBody, LeasedBody};
-use crate::h2::H2Body;
+use crate::h2::{H2Body, H2Interim};
 use crate::head::{Fields, RequestHead, ResponseHead};
 use crate::hop::{HopBody, HopInterim};
 use crate::raw::RawBody;
@@ -134,10 +134,19 @@ impl Body {
     }
 
     /// For a reader that needs nothing more: asks once for the end, so that a source that counts sees it if it is there.
-    pub(crate) async fn settle(&mut self) {
+    pub(crate) fn settle_now(&mut self, cx: &mut Context<'_>) {
         if !self.is_end() {
-            let _ = std::future::poll_fn(|cx| Poll::Ready(self.poll_frame(cx).is_ready())).await;
+            let _ = self.poll_frame(cx);
         }
+    }
+
+    /// [`Body::settle_now`] where there is no context.
+    pub(crate) async fn settle(&mut self) {
+        std::future::poll_fn(|cx| {
+            self.settle_now(cx);
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Whether it is known without polling that nothing (more) will come.
@@ -148,7 +157,7 @@ impl Body {
             Self::Full(bytes) => bytes.is_empty(),
             Self::H1(body) => body.is_end(),
             Self::H1Leased(body) => body.is_end(),
-            Self::H2(body) => body.is_end(),
+            Self::H2(body) => body.is_over(),
             Self::Hop(body) => body.is_over(),
             Self::Raw(_) | Self::Custom(_) => false,
         }
@@ -192,6 +201,8 @@ enum Sink {
     Call(Rc<Interim<dyn Fn(ResponseHead)>>),
     /// To the peer of a hop; the stream counts.
     Hop(HopInterim),
+    /// To the client of an HTTP/2 stream, which counts.
+    H2(H2Interim),
 }
 
 struct Interim<F: ?Sized> {
@@ -211,6 +222,11 @@ impl InterimSink {
         Self(Sink::Hop(hop))
     }
 
+    /// The sink of an HTTP/2 stream.
+    pub(crate) fn of_h2(h2: H2Interim) -> Self {
+        Self(Sink::H2(h2))
+    }
+
     /// Makes it a new one, if nobody else has it.
     pub(crate) fn renew(&mut self) -> bool {
         let Sink::Call(interim) = &mut self.0 else { return false };
@@ -225,6 +241,7 @@ impl InterimSink {
         let interim = match &self.0 {
             Sink::Call(interim) => interim,
             Sink::Hop(hop) => return hop.send(&head),
+            Sink::H2(h2) => return h2.send(&head),
         };
         let Some(left) = interim.left.get().checked_sub(1) else { return false };
         interim.left.set(left);
@@ -238,6 +255,7 @@ impl fmt::Debug for InterimSink {
         match &self.0 {
             Sink::Call(interim) => write!(f, "InterimSink({} left)", interim.left.get()),
             Sink::Hop(_) => f.write_str("InterimSink(hop)"),
+            Sink::H2(_) => f.write_str("InterimSink(h2)"),
         }
     }
 }

@@ -62,7 +62,12 @@ impl Index {
     /// are bounded far below the one, and to the other.
     #[inline(always)]
     pub fn push_line(&mut self, block: &[u8], line: Line) {
-        let known = Known::of(&block[line.at..line.name_end]);
+        self.push_known(Known::of(&block[line.at..line.name_end]), line);
+    }
+
+    /// The same of a line whose name was recognised already.
+    #[inline(always)]
+    pub fn push_known(&mut self, known: Known, line: Line) {
         self.push(Slot {
             name_at: line.at as u32,
             value_at: line.value_at as u32,
@@ -237,6 +242,11 @@ impl Fields {
     /// All `(name, value)` in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.index.slots.iter().map(|s| (self.name_of(s), self.value_of(s)))
+    }
+
+    /// All `(kind of name, name, value)` in order.
+    pub(crate) fn iter_known(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
+        self.index.slots.iter().map(|s| (s.known, self.name_of(s), self.value_of(s)))
     }
 
     fn slots_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Slot> {

@@ -1,24 +1,31 @@
-//! HTTP/2 on the `h2` crate: cleartext with prior knowledge, as gRPC uses it inside a mesh.
+//! HTTP/2 (RFC 9113), cleartext with prior knowledge, as gRPC uses it inside a mesh.
 //!
-//! *Start reading at*: [`serve`] and [`Client`]; `convert` holds every rule between pseudo-headers and our heads.
+//! ```text
+//!   Client ─▶ put_request                              serve(…, handler(request))
+//!                │                                              │
+//!              stream ◀── bodies, header blocks ──▶ stream      │   body.rs, send.rs, head.rs, hpack.rs
+//!                └──────────── mux::Engine ───────────┘             with wire.rs and frame.rs: pure
+//!                driver.rs: socket ⇄ Engine                         the only I/O
+//! ```
+//!
+//! Streams, windows and their fairness are [`crate::mux`]'s, and so the same as the hop's.
+//!
+//! *Start reading at*: [`serve`] and [`Client`]; `wire` for the rules, `head` for what a block becomes.
 
 mod body;
 mod client;
-pub mod convert;
+mod driver;
+mod frame;
+mod head;
+mod hpack;
 mod send;
 mod server;
+pub mod wire;
 
 pub use body::H2Body;
+pub(crate) use body::H2Interim;
 pub use client::{Client, ClientSettings};
 pub use server::serve;
 
-/// Bytes one stream may have in flight towards us; the hop's own figure (DESIGN section 6).
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// Bytes all streams of a connection may have in flight: larger than one stream's, or a stuck stream would stop all others.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes per stream that the `h2` crate may hold for sending beyond the peer's window.
-const SEND_BUFFER: usize = 64 * 1024;
-/// Streams reset by the peer that were not yet accepted here; the rest of a rapid-reset flood ends with `ENHANCE_YOUR_CALM`.
-const PENDING_RESETS: usize = 50;
-/// Header list with the 32 bytes per field that RFC 9113 section 6.5.2 counts on top: 64 KiB of head and 100 fields.
-const HEADER_LIST: u32 = 64 * 1024 + 100 * 32;
+/// One end of a connection; see [`crate::mux`].
+pub type Engine = crate::mux::Engine<wire::Http2Wire>;

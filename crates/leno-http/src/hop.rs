@@ -5,24 +5,21 @@
 //!   Pool ─▶ Connection::begin(meta, head, …)         serve(…, handler(meta, peer, request))
 //!                     │                                              │
 //!                   stream ◀── bodies, heads as text ──▶ stream      │   stream.rs, head_text.rs
-//!                     └──────────── Engine ──────────────┘               state.rs, frame.rs: pure
+//!                     └──────────── Engine ──────────────┘               mux.rs, wire.rs, frame.rs: pure
 //!                     Driver: socket ⇄ TLS ⇄ Engine                      driver.rs: the only I/O
 //! ```
 //!
-//! *Start reading at*: [`frame`] for the bytes, `state` for the rules, `driver` for when they move.
+//! *Start reading at*: [`frame`] for the bytes, [`wire`] and [`crate::mux`] for the rules, `driver` for when they move.
 
-mod chunks;
 mod client;
-mod crew;
 mod driver;
 pub mod frame;
 pub mod head_text;
-pub mod limits;
 mod pool;
 mod registry;
 mod server;
-pub mod state;
 mod stream;
+pub mod wire;
 
 use std::time::Duration;
 
@@ -37,7 +34,10 @@ pub use server::serve;
 pub use stream::HopBody;
 pub(crate) use stream::HopInterim;
 
-use state::Side;
+use crate::mux::Side;
+
+/// One end of a hop; see [`crate::mux`].
+pub type Engine = crate::mux::Engine<wire::HopWire>;
 
 /// What a hop is told; the defaults are DESIGN section 7's.
 #[derive(Debug, Clone)]

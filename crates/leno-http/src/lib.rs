@@ -14,6 +14,7 @@
 pub mod authority;
 pub mod body;
 mod by_address;
+mod crew;
 pub mod detect;
 mod fields;
 pub mod h1;
@@ -23,6 +24,7 @@ pub mod hop;
 pub mod hygiene;
 pub mod known;
 mod lines;
+pub mod mux;
 mod pump;
 pub mod raw;
 pub mod refusal;

@@ -151,6 +151,15 @@ pub fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && name_end(text, 0) == text.len()
 }
 
+/// Whether `text` is a token without capitals, as HTTP/2 has its field names (RFC 9113 section 8.2.1).
+pub(crate) fn is_lower_token(text: &[u8]) -> bool {
+    let mut at = until(text, 0, lanes::odd_in_lower_names).0;
+    while text.get(at).is_some_and(|b| TCHAR[usize::from(*b)] && !b.is_ascii_uppercase()) {
+        at += 1;
+    }
+    !text.is_empty() && at == text.len()
+}
+
 /// Whether `text` has no control character but tab (RFC 9110 section 5.5).
 #[must_use]
 pub fn is_field_value(text: &[u8]) -> bool {
@@ -286,13 +295,14 @@ mod tests {
                 [b"abcdefghijklmnopq", &[byte][..]].concat(),
             ] {
                 assert_eq!(is_token(&text), is_tchar, "{byte}");
+                assert_eq!(is_lower_token(&text), is_tchar && !byte.is_ascii_uppercase(), "{byte}");
                 assert_eq!(is_field_value(&text), byte == b'\t' || (byte >= b' ' && byte != 0x7f), "{byte}");
                 assert_eq!(is_word(&text), byte > b' ' && byte != 0x7f, "{byte}");
                 assert_eq!(is_target(&text), byte.is_ascii_graphic(), "{byte}");
             }
         }
         assert!(is_target("/\u{e9}".as_bytes()) && !is_target(b"/\xff") && !is_target("/ \u{e9}".as_bytes()));
-        assert!(!is_target(b"") && !is_token(b"") && is_word(b"") && is_field_value(b""));
+        assert!(!is_target(b"") && !is_token(b"") && !is_lower_token(b"") && is_word(b"") && is_field_value(b""));
     }
 
     proptest! {

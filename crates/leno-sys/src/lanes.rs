@@ -86,6 +86,14 @@ classes! {
             let is_member = _mm_or_si128(is_letter, _mm_cmpeq_epi8(l, _mm_set1_epi8(0x2d)));
             _mm_xor_si128(is_member, _mm_set1_epi8(-1))
         };
+    /// All but the small letters of ASCII and hyphens.
+    odd_in_lower_names: |b| !(b.is_ascii_lowercase() || b == b'-'),
+        |l| {
+            let from_a = _mm_sub_epi8(l, _mm_set1_epi8(0x61));
+            let is_letter = _mm_cmpeq_epi8(_mm_min_epu8(from_a, _mm_set1_epi8(25)), from_a);
+            let is_member = _mm_or_si128(is_letter, _mm_cmpeq_epi8(l, _mm_set1_epi8(0x2d)));
+            _mm_xor_si128(is_member, _mm_set1_epi8(-1))
+        };
 }
 
 #[cfg(test)]
@@ -94,7 +102,7 @@ mod tests {
 
     #[test]
     fn every_byte_at_every_place() {
-        assert_eq!(CLASSES.len(), 4);
+        assert_eq!(CLASSES.len(), 5);
         for (name, class, plain) in CLASSES {
             for byte in 0..=255_u8 {
                 for at in 0..LANE {
@@ -109,5 +117,6 @@ mod tests {
         assert_eq!(blanks(b"ab\0c\t\x7f def\r\n\xff-Z#"), 0b0000_1100_0111_0100);
         assert_eq!(odd_in_targets(b"ab\0c\t\x7f def\r\n\xff-Z#"), 0b1001_1100_0111_0100);
         assert_eq!(odd_in_names(b"ab\0c\t\x7f def\r\n\xff-Z#"), 0b1001_1100_0111_0100);
+        assert_eq!(odd_in_lower_names(b"ab\0c\t\x7f def\r\n\xff-Z#"), 0b1101_1100_0111_0100);
     }
 }

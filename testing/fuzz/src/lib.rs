@@ -6,8 +6,9 @@
 
 mod discovery;
 pub mod h1;
-mod h2;
+pub mod h2;
 pub mod hop;
+pub mod mux;
 mod text;
 
 /// Panics if `data` shows a defect.

@@ -9,11 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use fuzz::cut;
 use fuzz::h1::{self, Seen};
-use fuzz::hop::{self, Observed};
+use fuzz::mux::{Observed, Spoken};
+use fuzz::{h2, hop};
 use leno_http::h1::chunked::write_size;
+use leno_http::h2::wire::Http2Wire;
+use leno_http::hop::Engine;
 use leno_http::hop::frame::{self, Kind};
-use leno_http::hop::limits::Budget;
-use leno_http::hop::state::{Engine, Side};
+use leno_http::mux::limits::Budget;
+use leno_http::mux::{self, Side};
 use proptest::prelude::*;
 
 /// A message: the lines of its head, its body, and whether that is chunked.
@@ -122,6 +125,48 @@ fn termination(bodies: &[Vec<u8>; 2]) -> Vec<u8> {
     wire
 }
 
+/// What an HTTP/2 client sends that opens one stream for each body; the server's windows are as large as they may be.
+fn h2_client(bodies: &[Vec<u8>]) -> Vec<u8> {
+    let mut engine = Http2Wire::engine(Side::Origination, Rc::new(Budget::default()));
+    let mut wire = Vec::new();
+    engine.produce(&mut wire, usize::MAX >> 1);
+    let most = (i32::MAX as u32).to_be_bytes();
+    let mut settings = Vec::new();
+    mux::frame::put(&mut settings, 4, 0, 0, &[&[0, 4], &most[..]].concat());
+    mux::frame::put(&mut settings, 8, 0, 0, &0x7000_0000_u32.to_be_bytes());
+    engine.receive(&settings, Duration::ZERO).unwrap();
+    for body in bodies {
+        let request = |out: &mut Vec<u8>| {
+            Http2Wire::put_request(out);
+            Ok(())
+        };
+        let key = engine.open(request, body.is_empty()).unwrap();
+        engine.send_data(key, Bytes::copy_from_slice(body));
+        engine.send_end(key, None);
+    }
+    engine.produce(&mut wire, usize::MAX >> 1);
+    wire
+}
+
+/// What an HTTP/2 server answers on streams 3 and 5 (the first has ended): interim heads, a head, a body, trailers; each block
+/// in two frames, each piece of a body padded.
+fn h2_server(bodies: &[Vec<u8>; 2]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    let block = |wire: &mut Vec<u8>, flags: u8, stream: u32, block: &[u8]| {
+        mux::frame::put(wire, 1, flags, stream, &block[..3]);
+        mux::frame::put(wire, 9, 4, stream, &block[3..]);
+    };
+    for (stream, body) in [3, 5].into_iter().zip(bodies) {
+        block(&mut wire, 0, stream, b"\x08\x03103\x40\x04link\x01x");
+        block(&mut wire, 0, stream, b"\x88\xbe\x0f\x10\x01a");
+        for piece in body.chunks(1000) {
+            mux::frame::put(&mut wire, 0, 8, stream, &[&[2], piece, &[0, 0]].concat());
+        }
+        block(&mut wire, 1, stream, b"\x40\x0bgrpc-status\x010");
+    }
+    wire
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
@@ -198,6 +243,40 @@ proptest! {
                 let Observed { seen, bodies: told, .. } = &whole;
                 prop_assert_eq!(&told[1..], &bodies[..]);
                 prop_assert_eq!(seen.len(), 6, "an interim head, a head and trailers for each: {:?}", seen);
+            }
+        }
+    }
+
+    #[test]
+    fn h2_requests(bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20_000), 1..5), garbage in prop::collection::vec(any::<u8>(), 0..60), cuts in prop::collection::vec(any::<u8>(), 0..8)) {
+        let mut wire = h2_client(&bodies);
+        let length = wire.len();
+        for rest in [&[][..], &garbage] {
+            wire.truncate(length);
+            wire.extend_from_slice(rest);
+            // 6: the peer says its preface and SETTINGS itself.
+            let (whole, pieces) = (h2::observe(6, std::iter::once(&wire[..])), h2::observe(6, cut(&wire, &cuts)));
+            prop_assert_eq!(&whole, &pieces);
+            if rest.is_empty() {
+                prop_assert_eq!(&whole.bodies, &bodies);
+                prop_assert_eq!(whole.seen.len(), bodies.len(), "heads and no error: {:?}", whole.seen);
+            }
+        }
+    }
+
+    #[test]
+    fn h2_answers(first in prop::collection::vec(any::<u8>(), 0..20_000), second in prop::collection::vec(any::<u8>(), 0..200), garbage in prop::collection::vec(any::<u8>(), 0..60), cuts in prop::collection::vec(any::<u8>(), 0..8)) {
+        let bodies = [first, second];
+        let mut wire = h2_server(&bodies);
+        let length = wire.len();
+        for rest in [&[][..], &garbage] {
+            wire.truncate(length);
+            wire.extend_from_slice(rest);
+            let (whole, pieces) = (h2::observe(1, std::iter::once(&wire[..])), h2::observe(1, cut(&wire, &cuts)));
+            prop_assert_eq!(&whole, &pieces);
+            if rest.is_empty() {
+                prop_assert_eq!(&whole.bodies[1..], &bodies[..]);
+                prop_assert_eq!(whole.seen.len(), 6, "an interim head, a head and trailers for each: {:?}", whole.seen);
             }
         }
     }

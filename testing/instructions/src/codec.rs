@@ -10,9 +10,10 @@ use bytes::Bytes;
 use leno_http::h1::parse::{HeadScanner, WholeHead};
 use leno_http::h1::response::{self, Asked};
 use leno_http::h1::{request, write};
-use leno_http::hop::limits::Budget;
-use leno_http::hop::state::{Engine, HeadPart, Side};
+use leno_http::hop::Engine;
 use leno_http::hop::{StreamKind, StreamMeta, head_text};
+use leno_http::mux::limits::Budget;
+use leno_http::mux::{HeadPart, Side};
 use leno_http::{Frame, Method, RequestHead, Version, hygiene};
 use leno_model::AppProtocol;
 
@@ -148,7 +149,7 @@ pub fn hop_exchange() -> Box<dyn FnMut()> {
         let ours = client.open(|out| head_text::put_request(out, &meta, &head), true).unwrap();
         cross(&mut client, &mut server);
         let accepted = server.next_accepted().unwrap();
-        black_box(head_text::parse_request(&accepted.text).unwrap());
+        black_box(head_text::parse_request(&accepted.head).unwrap());
         server.release(accepted.key);
         server.send_head(accepted.key, false, |out| head_text::put_response(out, &answer)).unwrap();
         server.send_data(accepted.key, body.clone());

@@ -1,150 +1,163 @@
-//! Bodies that arrive on HTTP/2 streams, and what a stream's failure means.
+//! Bodies that arrive on HTTP/2 streams, and the way back for 1xx heads.
 
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use ::h2::RecvStream;
-use leno_model::Reason;
-
-use super::convert;
+use super::client::Lease;
+use super::driver::Shared;
+use super::head::put_response;
+use super::send::SendError;
 use crate::body::{BodyError, Frame, PollFrame};
-use crate::hygiene;
+use crate::head::{BodyLength, ResponseHead};
+use crate::mux::{HeadPart, StreamKey};
+use crate::pump::Pump;
 use crate::refusal::StreamError;
 
-/// Which side of us a stream is on: decides whose fault its failure is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    Downstream,
-    Upstream,
-}
-
-impl Side {
-    /// What a failed stream means, and whether nothing can have been processed.
-    pub fn failure(self, error: &::h2::Error) -> StreamError {
-        let detail = error.to_string();
-        match self {
-            Self::Downstream if error.is_library() => StreamError::in_flight(Reason::MalformedRequest, detail),
-            Self::Downstream => StreamError::in_flight(Reason::DownstreamReset, detail),
-            // RFC 9113 section 8.7: both say that the stream was not processed. The `h2` crate gives a peer's GOAWAY only to streams
-            // above its last one.
-            Self::Upstream
-                if error.is_remote()
-                    && (error.is_go_away() || error.reason() == Some(::h2::Reason::REFUSED_STREAM)) =>
-            {
-                StreamError::unprocessed(Reason::RefusedStream, detail)
-            }
-            Self::Upstream if error.is_library() => StreamError::in_flight(Reason::UpstreamProtocolError, detail),
-            Self::Upstream => StreamError::in_flight(Reason::UpstreamReset, detail),
-        }
-    }
-}
-
-enum State {
-    Data,
-    Trailers,
-    Done,
-}
-
 /// A body from an HTTP/2 stream. The peer's window opens only as frames are taken.
+///
+/// Dropped before its end, a response's stream is reset; a request's is answered all the same, and then the peer is told that
+/// the rest is not wanted.
 pub struct H2Body {
-    stream: RecvStream,
-    side: Side,
-    state: State,
-    /// Taken, but not yet given back to the window: done when the next frame is asked for, which is when this one is through.
-    unreleased: usize,
-    /// Called once, when the body is first asked for.
-    on_wanted: Option<Box<dyn FnOnce()>>,
-    /// What must live as long as the body is not over; told whether it came to its end.
-    lease: Option<Box<dyn FnOnce(bool)>>,
+    shared: Rc<Shared>,
+    key: StreamKey,
+    is_over: bool,
+    /// What must come yet, if the head told.
+    left: Option<u64>,
+    /// Sent when the body is first asked for: 100 (Continue).
+    continues: Option<H2Interim>,
+    /// What must live as long as the body is not over.
+    lease: Option<Lease>,
 }
 
 impl H2Body {
-    pub(super) fn new(stream: RecvStream, side: Side) -> Self {
-        Self { stream, side, state: State::Data, unreleased: 0, on_wanted: None, lease: None }
+    pub(super) fn new(shared: Rc<Shared>, key: StreamKey, length: BodyLength) -> Self {
+        let mut body = Self { shared, key, is_over: false, left: None, continues: None, lease: None };
+        body.expect(length);
+        body
     }
 
-    /// Calls `action` when the body is first asked for.
-    pub(super) fn when_wanted(mut self, action: impl FnOnce() + 'static) -> Self {
-        self.on_wanted = Some(Box::new(action));
+    /// What the head told of the length.
+    pub(super) fn expect(&mut self, length: BodyLength) {
+        self.left = match length {
+            BodyLength::Exact(length) => Some(length),
+            BodyLength::None | BodyLength::Unknown => None,
+        };
+    }
+
+    /// The next part of the response's beginning.
+    pub(super) fn poll_head(&self, cx: &Context<'_>) -> Poll<Result<HeadPart<ResponseHead>, StreamError>> {
+        self.shared.with_quietly(|e| e.poll_head(self.key, cx))
+    }
+
+    pub(super) fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    pub(super) fn set_pump(&mut self, pump: Pump<SendError>) {
+        if let Some(lease) = &mut self.lease {
+            lease.set_pump(pump);
+        }
+    }
+
+    /// Says 100 when the body is first asked for.
+    pub(super) fn when_wanted(mut self, interim: H2Interim) -> Self {
+        self.continues = Some(interim);
         self
     }
 
-    /// Calls `over(true)` at the body's end, `over(false)` if it is dropped or fails before.
-    pub(super) fn with_lease(mut self, over: impl FnOnce(bool) + 'static) -> Self {
-        self.lease = Some(Box::new(over));
+    pub(super) fn with_lease(mut self, lease: Lease) -> Self {
+        self.lease = Some(lease);
         self
     }
 
-    pub(crate) fn is_end(&self) -> bool {
-        matches!(self.state, State::Done) || self.stream.is_end_stream()
+    /// Whether it is known that nothing more comes.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> PollFrame {
-        if let Some(wanted) = self.on_wanted.take() {
-            wanted();
+        if self.is_over {
+            return Poll::Ready(None);
         }
-        if self.unreleased > 0 {
-            // Fails only if the stream is gone, which the next poll tells.
-            let _ = self.stream.flow_control().release_capacity(std::mem::take(&mut self.unreleased));
+        if let Some(interim) = self.continues.take() {
+            interim.send(&ResponseHead::new(100));
         }
-        let polled = self.poll_inner(cx);
-        match &polled {
-            Poll::Pending | Poll::Ready(Some(Ok(Frame::Data(_)))) => {}
-            Poll::Ready(Some(Ok(Frame::Trailers(_))) | None) => self.over(true),
-            Poll::Ready(Some(Err(_))) => self.over(false),
-        }
-        polled
-    }
-
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> PollFrame {
-        loop {
-            match self.state {
-                State::Data => match ready!(self.stream.poll_data(cx)) {
-                    Some(Ok(data)) if data.is_empty() => {}
-                    Some(Ok(data)) => {
-                        self.unreleased = data.len();
-                        return Poll::Ready(Some(Ok(Frame::Data(data))));
-                    }
-                    Some(Err(error)) => return self.failed(&error),
-                    None => self.state = State::Trailers,
-                },
-                State::Trailers => {
-                    let trailers = match ready!(self.stream.poll_trailers(cx)) {
-                        Ok(Some(map)) => convert::fields(&map, &[]),
-                        Ok(None) => {
-                            self.state = State::Done;
-                            return Poll::Ready(None);
-                        }
-                        Err(error) => return self.failed(&error),
-                    };
-                    self.state = State::Done;
-                    return Poll::Ready(match trailers {
-                        Ok(mut fields) => {
-                            fields.remove_if(|name, _| hygiene::forbidden_in_trailers(name));
-                            (!fields.is_empty()).then_some(Ok(Frame::Trailers(fields)))
-                        }
-                        Err(rule) => Some(Err(BodyError::new(Reason::UpstreamProtocolError, rule))),
-                    });
-                }
-                State::Done => return Poll::Ready(None),
+        let key = self.key;
+        let (frame, is_over) = ready!(self.shared.with(|e| {
+            let frame = ready!(e.poll_body(key, cx));
+            // The last piece and the end are one look.
+            let is_over = !matches!(frame, Some(Ok(Frame::Data(_)))) || e.is_read(key);
+            Poll::Ready((frame, is_over))
+        }));
+        let frame = match (self.count(frame.as_ref(), is_over), frame) {
+            (Ok(()), frame) => frame,
+            (Err(error), _) => {
+                self.shared.with(|e| e.reset(key, error.reason, false, &error.detail));
+                Some(Err(error.into()))
             }
+        };
+        if is_over || matches!(frame, Some(Err(_))) {
+            self.end(!matches!(frame, Some(Err(_))));
         }
+        Poll::Ready(match frame {
+            Some(Ok(Frame::Trailers(fields))) if fields.is_empty() => None,
+            frame => frame,
+        })
     }
 
-    fn failed(&mut self, error: &::h2::Error) -> PollFrame {
-        self.state = State::Done;
-        Poll::Ready(Some(Err(self.side.failure(error).into())))
+    /// The body must be as long as its head says.
+    fn count(&mut self, frame: Option<&Result<Frame, BodyError>>, is_over: bool) -> Result<(), StreamError> {
+        let Some(left) = &mut self.left else { return Ok(()) };
+        match frame {
+            Some(Ok(Frame::Data(data))) => match left.checked_sub(data.len() as u64) {
+                Some(rest) => *left = rest,
+                None => return Err(self.wrong("a body longer than content-length")),
+            },
+            Some(Err(_)) => return Ok(()),
+            Some(Ok(Frame::Trailers(_))) | None => {}
+        }
+        if is_over && *left > 0 { Err(self.wrong("a body shorter than content-length")) } else { Ok(()) }
     }
 
-    fn over(&mut self, whole: bool) {
-        if let Some(lease) = self.lease.take() {
-            lease(whole);
+    fn wrong(&self, rule: &'static str) -> StreamError {
+        StreamError::in_flight(self.shared.with_quietly(|e| e.side()).broken(), rule)
+    }
+
+    /// The reader is done with it; `is_whole` if it came to its end.
+    pub(super) fn end(&mut self, is_whole: bool) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            self.shared.with(|e| e.release(self.key));
+            if let Some(lease) = self.lease.take() {
+                lease.end(is_whole);
+            }
         }
     }
 }
 
 impl Drop for H2Body {
     fn drop(&mut self) {
-        let whole = self.is_end();
-        self.over(whole);
+        self.end(false);
+    }
+}
+
+/// The way back for 1xx heads on a stream; the stream bounds their number.
+#[derive(Clone)]
+pub(crate) struct H2Interim {
+    shared: Rc<Shared>,
+    key: StreamKey,
+}
+
+impl H2Interim {
+    pub(super) fn new(shared: Rc<Shared>, key: StreamKey) -> Self {
+        Self { shared, key }
+    }
+
+    /// Sends one; `false` if the stream has had its share. One that cannot be carried is left out: it is advice, not the answer.
+    pub(crate) fn send(&self, head: &ResponseHead) -> bool {
+        // The application may say what was said for it already.
+        if head.status == 100 && !self.shared.with_quietly(|e| e.continue_once(self.key)) {
+            return true;
+        }
+        self.shared.with(|e| e.send_info(self.key, |out| put_response(out, head))).unwrap_or(true)
     }
 }

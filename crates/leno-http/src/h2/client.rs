@@ -9,25 +9,25 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::h2::SendStream;
-use ::h2::client::{ResponseFuture, SendRequest};
-use bytes::Bytes;
 use leno_model::Reason;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
-use super::body::{H2Body, Side};
-use super::send::{SendError, send_body};
-use super::{CONNECTION_WINDOW, HEADER_LIST, SEND_BUFFER, STREAM_WINDOW, convert};
+use super::body::H2Body;
+use super::driver::{Driver, Shared};
+use super::head::put_request;
+use super::send::{Outgoing, SendError};
 use crate::body::{Body, InterimSink, Request, Response};
 use crate::by_address::ByAddress;
 use crate::h1::ConnectGuard;
-use crate::head::{BodyLength, Method};
+use crate::head::{BodyLength, Method, ResponseHead};
+use crate::mux::limits::MAX_STREAMS;
+use crate::mux::{HeadPart, Side, StreamKey};
 use crate::pump::{Gate, Pump};
 use crate::refusal::StreamError;
 
@@ -85,9 +85,7 @@ struct Slot {
 }
 
 struct Connection {
-    send: SendRequest<Bytes>,
-    streams: Cell<usize>,
-    is_dead: Cell<bool>,
+    shared: Rc<Shared>,
     used: Cell<Instant>,
 }
 
@@ -142,68 +140,54 @@ impl Client {
         request: Request,
         connect_timeout: Duration,
     ) -> Result<Response, StreamError> {
-        let converted = convert::to_request(&request.head, address)
-            .map_err(|rule| StreamError::unprocessed(Reason::MalformedRequest, rule))?;
-        let (connection, mut ready) = self.connection(address, connect_timeout).await?;
+        let connection = self.pick(address, connect_timeout).await?;
         let Request { head, body, interim } = request;
         let is_tunnel = head.method == Method::Connect;
         let is_told_empty = matches!(head.length, BodyLength::None | BodyLength::Exact(0));
         let is_end = !is_tunnel && (is_told_empty || (body.is_end() && head.length == BodyLength::Unknown));
-        let stream = Stream::begin(&connection, &self.inner.freed);
-        let (response, sender) = ready.send_request(converted, is_end).map_err(|error| refused(&connection, &error))?;
+        let shared = Rc::clone(&connection.shared);
+        let write = |out: &mut Vec<u8>| {
+            put_request(out, &head, address);
+            Ok(())
+        };
+        let key = shared.with(|e| e.open(write, is_end))?;
+        let lease = Lease { connection, freed: Rc::clone(&self.inner.freed), key, pump: None, is_tunnel };
+        let mut answer = H2Body::new(Rc::clone(&shared), key, BodyLength::Unknown).with_lease(lease);
         let gate = Rc::new(Gate::default());
         if !head.expect_continue {
             gate.open(true);
         }
-        let pump = match is_end {
-            true => {
-                let mut body = body;
-                body.settle().await;
-                None
-            }
-            false => {
-                let stall = (!is_tunnel).then_some(self.inner.settings.write_timeout);
-                Some(Pump::start(pump(sender, body, head.length, Rc::clone(&gate), stall)).await)
-            }
-        };
+        if is_end {
+            let mut body = body;
+            body.settle().await;
+        } else {
+            let stall = (!is_tunnel).then_some(self.inner.settings.write_timeout);
+            let outgoing = Outgoing::new(body, head.length, stall);
+            answer.set_pump(Pump::start(pump(shared, key, outgoing, Rc::clone(&gate))).await);
+        }
         let exchange = Exchange {
-            pump,
+            answer: Some(answer),
             gate,
-            stream,
             is_tunnel,
             is_head: head.method == Method::Head,
             continue_timeout: self.inner.settings.continue_timeout,
+            waited: None,
         };
-        exchange.answer(response, interim).await
+        drop(head);
+        exchange.answer(interim.as_ref()).await
     }
 
     /// A connection with room for one more stream.
-    async fn connection(
-        &self,
-        address: SocketAddr,
-        limit: Duration,
-    ) -> Result<(Rc<Connection>, SendRequest<Bytes>), StreamError> {
-        // A connection that turns out to be going away is replaced; one that fails anew each time is the server's doing.
-        for _ in 0..=MAX_CONNECTIONS {
-            let connection = self.pick(address, limit).await?;
-            match connection.send.clone().ready().await {
-                Ok(ready) => return Ok((connection, ready)),
-                Err(_) => connection.is_dead.set(true),
-            }
-        }
-        Err(StreamError::unprocessed(Reason::UpstreamReset, "every new connection ended at once"))
-    }
-
     async fn pick(&self, address: SocketAddr, limit: Duration) -> Result<Rc<Connection>, StreamError> {
-        let mut deadline = None;
+        let (mut deadline, mut attempts) = (None, 0);
         loop {
             // Made before the look, so that no stream's end is missed.
             let freed = self.inner.freed.notified();
             let waiting = {
                 let mut slots = self.inner.slots.borrow_mut();
                 let slot = slots.entry(address).or_default();
-                slot.connections.retain(|c| !c.is_dead.get());
-                let best = slot.connections.iter().min_by_key(|c| c.streams.get());
+                slot.connections.retain(|c| !c.is_dead());
+                let best = slot.connections.iter().min_by_key(|c| c.streams());
                 if let Some(best) = best
                     && best.has_room()
                 {
@@ -223,7 +207,16 @@ impl Client {
                 }
             };
             match waiting {
-                Some(connecting) => connecting.wait().await?,
+                Some(connecting) => {
+                    connecting.wait().await?;
+                    attempts += 1;
+                    if attempts > MAX_CONNECTIONS {
+                        return Err(StreamError::unprocessed(
+                            Reason::UpstreamReset,
+                            "every new connection ended at once",
+                        ));
+                    }
+                }
                 None => {
                     let until = *deadline.get_or_insert_with(|| Instant::now() + limit);
                     if Instant::now() >= until {
@@ -251,8 +244,24 @@ impl Connecting {
 }
 
 impl Connection {
+    fn streams(&self) -> u32 {
+        self.shared.with_quietly(|e| e.open_streams())
+    }
+
     fn has_room(&self) -> bool {
-        self.streams.get() < self.send.current_max_send_streams()
+        self.shared.with_quietly(|e| e.room().is_ok())
+    }
+
+    /// Takes no more streams.
+    fn is_dead(&self) -> bool {
+        self.shared.with_quietly(|e| e.is_draining())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Nobody holds it or a stream of it any more.
+        self.shared.drain();
     }
 }
 
@@ -284,33 +293,17 @@ async fn handshake(address: SocketAddr, limit: Duration) -> Result<Rc<Connection
     // Pings would find a dead peer too, but gRPC servers take frequent ones for an attack.
     let _ =
         socket2::SockRef::from(&io).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(Duration::from_secs(30)));
-    let (send, mut driver) = ::h2::client::Builder::new()
-        .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(HEADER_LIST)
-        .handshake::<_, Bytes>(io)
-        .await
-        .map_err(|error| StreamError::unprocessed(Reason::UpstreamProtocolError, error.to_string()))?;
-    let pings = driver.ping_pong();
-    let connection =
-        Rc::new(Connection { send, streams: Cell::new(0), is_dead: Cell::new(false), used: Cell::new(Instant::now()) });
-    let watched = Rc::downgrade(&connection);
-    // Ends with the connection: when the peer closes it, or when nobody holds a handle or a stream any more.
-    tokio::task::spawn_local(async move {
-        let _ = driver.await;
-        if let Some(connection) = watched.upgrade() {
-            connection.is_dead.set(true);
-        }
-    });
-    // The server's SETTINGS come before its answer to a ping. Without its stream limit, the first requests could wait inside the
-    // `h2` crate for ever; and a server that speaks something else is found out before a request is lost to it.
-    if let Some(mut pings) = pings {
-        let no_http2 =
-            |error: ::h2::Error| StreamError::unprocessed(Reason::UpstreamProtocolError, format!("no HTTP/2: {error}"));
-        pings.send_ping(::h2::Ping::opaque()).map_err(no_http2)?;
-        poll_fn(|cx| pings.poll_pong(cx)).await.map_err(no_http2)?;
+    let driver = Driver::new(Side::Origination, io, None, MAX_STREAMS);
+    let connection = Rc::new(Connection { shared: driver.shared(), used: Cell::new(Instant::now()) });
+    // What goes wrong is told to the streams.
+    tokio::task::spawn_local(async move { drop(driver.run(drop).await) });
+    // A server that speaks something else is found out before a request is lost to it, and one that takes few streams before
+    // it gets too many.
+    connection.shared.ready().await.map_err(|error| {
+        StreamError::unprocessed(Reason::UpstreamProtocolError, format!("no HTTP/2: {}", error.detail))
+    })?;
+    if connection.is_dead() {
+        return Err(StreamError::unprocessed(Reason::RefusedStream, "the server takes no streams any more"));
     }
     Ok(connection)
 }
@@ -330,8 +323,7 @@ async fn sweep(inner: Weak<Inner>, idle_timeout: Duration) {
         let Some(inner) = inner.upgrade() else { return };
         let mut slots = inner.slots.borrow_mut();
         slots.retain(|_, slot| {
-            slot.connections
-                .retain(|c| !c.is_dead.get() && (c.streams.get() > 0 || c.used.get().elapsed() < idle_timeout));
+            slot.connections.retain(|c| !c.is_dead() && (c.streams() > 0 || c.used.get().elapsed() < idle_timeout));
             !slot.connections.is_empty() || slot.connecting.is_some()
         });
         if slots.is_empty() {
@@ -341,50 +333,56 @@ async fn sweep(inner: Weak<Inner>, idle_timeout: Duration) {
     }
 }
 
-/// Counts a stream on its connection for as long as it lives.
-struct Stream {
+/// What a response's body holds until its end.
+pub(super) struct Lease {
     connection: Rc<Connection>,
+    /// Told that there is room for another stream.
     freed: Rc<Notify>,
+    key: StreamKey,
+    pump: Option<Pump<SendError>>,
+    is_tunnel: bool,
 }
 
-impl Stream {
-    fn begin(connection: &Rc<Connection>, freed: &Rc<Notify>) -> Self {
-        connection.streams.set(connection.streams.get() + 1);
-        Self { connection: Rc::clone(connection), freed: Rc::clone(freed) }
+impl Lease {
+    pub(super) fn set_pump(&mut self, pump: Pump<SendError>) {
+        self.pump = Some(pump);
+    }
+
+    fn pump(&self) -> Option<&Pump<SendError>> {
+        self.pump.as_ref()
+    }
+
+    /// The body is over; `is_whole` if it came to its end.
+    pub(super) fn end(mut self, is_whole: bool) {
+        match self.pump.take() {
+            // In a tunnel the caller's direction ends on its own.
+            Some(pump) if self.is_tunnel && is_whole => pump.detach(),
+            Some(pump) if !pump.is_whole() => {
+                drop(pump);
+                self.connection.shared.with(|e| e.reset(self.key, Reason::DownstreamReset, false, ""));
+            }
+            _ => {}
+        }
     }
 }
 
-impl Drop for Stream {
+impl Drop for Lease {
     fn drop(&mut self) {
-        self.connection.streams.set(self.connection.streams.get() - 1);
         self.connection.used.set(Instant::now());
         self.freed.notify_waiters();
     }
 }
 
-fn refused(connection: &Connection, error: &::h2::Error) -> StreamError {
-    connection.is_dead.set(true);
-    StreamError::unprocessed(Reason::UpstreamReset, error.to_string())
-}
-
 /// Sends a request's body. `Ok(false)`: the server did not want it.
-async fn pump(
-    mut sender: SendStream<Bytes>,
-    mut body: Body,
-    length: BodyLength,
-    gate: Rc<Gate>,
-    stall: Option<Duration>,
-) -> Result<bool, SendError> {
+async fn pump(shared: Rc<Shared>, key: StreamKey, mut outgoing: Outgoing, gate: Rc<Gate>) -> Result<bool, SendError> {
     if gate.is_closed() && !gate.passed().await {
         return Ok(false);
     }
-    match send_body(&mut sender, &mut body, length, stall).await {
+    match poll_fn(|cx| outgoing.poll(&shared, key, cx)).await {
         Ok(()) => Ok(true),
-        Err(SendError::Unwanted) => Ok(false),
+        Err(SendError::Stopped) => Ok(false),
         Err(error) => {
-            if !matches!(error, SendError::Stream) {
-                sender.send_reset(::h2::Reason::CANCEL);
-            }
+            shared.with(|e| e.reset(key, Reason::DownstreamReset, false, ""));
             Err(error)
         }
     }
@@ -392,61 +390,77 @@ async fn pump(
 
 /// A request under way, waiting for its response.
 struct Exchange {
-    pump: Option<Pump<SendError>>,
+    /// Until the head is there. Dropped, it resets the stream.
+    answer: Option<H2Body>,
     gate: Rc<Gate>,
-    stream: Stream,
     is_tunnel: bool,
     is_head: bool,
     continue_timeout: Duration,
+    /// How long the body is held back.
+    waited: Option<Pin<Box<Sleep>>>,
 }
 
 impl Exchange {
-    async fn answer(self, mut response: ResponseFuture, interim: Option<InterimSink>) -> Result<Response, StreamError> {
-        let mut waited = pin!(self.gate.is_closed().then(|| tokio::time::sleep(self.continue_timeout)));
-        let response = poll_fn(|cx| {
-            while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
-                if head.status() == http::StatusCode::CONTINUE {
-                    self.gate.open(true);
-                }
-                if let (Some(interim), Ok(head)) = (&interim, convert::response(head.status(), head.headers(), true)) {
-                    interim.send(head);
-                }
-            }
-            if let Poll::Ready(result) = Pin::new(&mut response).poll(cx) {
-                // The caller's own failure is the cause of the reset that is seen here.
-                if let (Err(_), Some(Poll::Ready(Err(error)))) =
-                    (&result, self.pump.as_ref().map(|p| p.poll_failure(cx)))
-                    && let Some(error) = own_failure(error)
-                {
-                    return Poll::Ready(Err(error));
-                }
-                return Poll::Ready(result.map_err(|error| Side::Upstream.failure(&error)));
-            }
-            if self.gate.is_closed() && waited.as_mut().as_pin_mut().is_some_and(|timer| timer.poll(cx).is_ready()) {
-                self.gate.open(true);
-            }
-            if let Some(pump) = &self.pump
-                && let Poll::Ready(Err(error)) = pump.poll_failure(cx)
-                && let Some(error) = own_failure(error)
-            {
-                return Poll::Ready(Err(error));
-            }
-            Poll::Pending
-        })
-        .await?;
-        // Without a 100 before the final response, the body is not wanted.
-        self.gate.open(false);
-        self.finish(response)
+    async fn answer(mut self, interim: Option<&InterimSink>) -> Result<Response, StreamError> {
+        poll_fn(|cx| self.poll(interim, cx)).await
     }
 
-    fn finish(self, response: http::Response<::h2::RecvStream>) -> Result<Response, StreamError> {
-        let (parts, incoming) = response.into_parts();
-        let is_end = incoming.is_end_stream();
-        let head = convert::response(parts.status, &parts.headers, is_end)
-            .map_err(|rule| StreamError::in_flight(Reason::UpstreamProtocolError, rule))?;
-        let is_tunnel = self.is_tunnel && parts.status.is_success();
+    fn poll(&mut self, interim: Option<&InterimSink>, cx: &mut Context<'_>) -> Poll<Result<Response, StreamError>> {
+        loop {
+            let answer = self.answer.as_ref().expect("polled until it is ready");
+            match answer.poll_head(cx) {
+                Poll::Ready(Ok(HeadPart::Interim(head))) => {
+                    if head.status == 100 {
+                        self.gate.open(true);
+                    }
+                    if let Some(interim) = interim {
+                        interim.send(head);
+                    }
+                }
+                Poll::Ready(Ok(HeadPart::Final(head, is_end))) => {
+                    // Without a 100 before the final response, the body is not wanted.
+                    self.gate.open(false);
+                    return Poll::Ready(self.finish(head, is_end));
+                }
+                // The caller's own failure is the cause of the reset that is seen here.
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.own_failure(cx).unwrap_or(error))),
+                Poll::Pending => {
+                    if self.gate.is_closed() {
+                        let limit = self.continue_timeout;
+                        let waited = self.waited.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                        if waited.as_mut().poll(cx).is_ready() {
+                            self.gate.open(true);
+                        }
+                    }
+                    return match self.own_failure(cx) {
+                        Some(error) => Poll::Ready(Err(error)),
+                        None => Poll::Pending,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Failures of the request that are not the server's.
+    fn own_failure(&self, cx: &mut Context<'_>) -> Option<StreamError> {
+        match self.answer.as_ref()?.lease()?.pump()?.poll_failure(cx) {
+            Poll::Ready(Err(SendError::Body(error))) => Some(StreamError::in_flight(error.reason, error.detail)),
+            Poll::Ready(Err(SendError::Length)) => {
+                Some(StreamError::in_flight(Reason::MalformedRequest, "the body is not as long as content-length says"))
+            }
+            Poll::Ready(Err(SendError::Stalled)) => {
+                Some(StreamError::in_flight(Reason::UpstreamReset, "the server took no more of the body"))
+            }
+            Poll::Ready(Ok(()) | Err(SendError::Stopped)) | Poll::Pending => None,
+        }
+    }
+
+    fn finish(&mut self, head: ResponseHead, is_end: bool) -> Result<Response, StreamError> {
+        let mut answer = self.answer.take().expect("taken once");
+        let is_told_only = self.is_head || head.status == 304;
+        let is_tunnel = self.is_tunnel && (200..300).contains(&head.status);
         if is_end && !is_tunnel {
-            let is_told_only = self.is_head || head.status == 304;
+            answer.end(true);
             if !is_told_only && matches!(head.length, BodyLength::Exact(1..)) {
                 return Err(StreamError::in_flight(
                     Reason::UpstreamProtocolError,
@@ -455,29 +469,7 @@ impl Exchange {
             }
             return Ok(Response::new(head, Body::Empty));
         }
-        let (pump, stream) = (self.pump, self.stream);
-        let body = H2Body::new(incoming, Side::Upstream).with_lease(move |whole| {
-            drop(stream);
-            match pump {
-                // In a tunnel the caller's direction ends on its own.
-                Some(pump) if is_tunnel && whole => pump.detach(),
-                pump => drop(pump),
-            }
-        });
-        Ok(Response::new(head, Body::H2(Box::new(body))))
-    }
-}
-
-/// Failures of the request that are not the server's.
-fn own_failure(error: SendError) -> Option<StreamError> {
-    match error {
-        SendError::Body(error) => Some(StreamError::in_flight(error.reason, error.detail)),
-        SendError::Length => {
-            Some(StreamError::in_flight(Reason::MalformedRequest, "the body is not as long as content-length says"))
-        }
-        SendError::Stalled => {
-            Some(StreamError::in_flight(Reason::UpstreamReset, "the server took no more of the body"))
-        }
-        SendError::Stream | SendError::Unwanted => None,
+        answer.expect(if is_told_only { BodyLength::Unknown } else { head.length });
+        Ok(Response::new(head, Body::H2(Box::new(answer))))
     }
 }

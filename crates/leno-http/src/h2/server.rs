@@ -11,35 +11,26 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, pending, poll_fn};
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use ::h2::server::SendResponse;
-use ::h2::{Ping, PingPong, RecvStream};
-use bytes::Bytes;
 use leno_model::Reason;
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::timeout;
 
-use super::body::{H2Body, Side};
-use super::send::{SendError, send_body};
-use super::{CONNECTION_WINDOW, HEADER_LIST, PENDING_RESETS, SEND_BUFFER, STREAM_WINDOW, convert};
+use super::body::{H2Body, H2Interim};
+use super::driver::{Accepted, Driver, Limits, Shared, crew};
+use super::head::put_response;
+use super::send::{Outgoing, SendError};
 use crate::body::{Body, InterimSink, Request, Response};
-use crate::head::{BodyLength, Method, RequestHead, ResponseHead};
+use crate::head::{BodyLength, Method, RequestHead};
+use crate::mux::{Fault, Side, StreamKey};
 use crate::refusal::Refusal;
 use crate::serve::{DrainWatch, ServerSettings};
 
-/// A connection with streams is pinged this often, so that a client that vanished without a FIN does not hold them for ever.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-/// How long the answer to a ping may take.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Streams that a client may reset per second and connection. A whole connection's worth of calls may run into one deadline
-/// together; a rapid-reset flood is more, second after second.
-const RESETS_PER_SECOND: u32 = 1024;
 /// After the connection has ended, its streams' tasks have so long to notice.
 const LAST_TURNS: Duration = Duration::from_secs(1);
 
@@ -51,99 +42,115 @@ where
     H: Fn(Request) -> F + 'static,
     F: Future<Output = Result<Response, Refusal>> + 'static,
 {
-    let _ = io.set_nodelay(true);
-    let mut builder = ::h2::server::Builder::new();
-    builder
-        .max_concurrent_streams(settings.max_streams)
-        .max_header_list_size(HEADER_LIST)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(PENDING_RESETS);
-    let Ok(Ok(mut connection)) = timeout(settings.head_timeout, builder.handshake::<_, Bytes>(io)).await else {
-        settings.tell_refused(&Refusal::new(Reason::HeadTimeout, "no valid HTTP/2 preface in time"));
-        return;
+    let limits = Limits { greeting: settings.head_timeout, idle: settings.idle_timeout };
+    let driver = Driver::new(Side::Termination, io, Some(limits), settings.max_streams);
+    let shared = driver.shared();
+    let (handler, running, crew) = (Rc::new(handler), Rc::new(Running::default()), crew());
+    let accept = |accepted| {
+        let (shared, handler, settings) = (Rc::clone(&shared), Rc::clone(&handler), Rc::clone(&settings));
+        crew.run(run_stream(shared, accepted, handler, settings, Running::enter(&running)));
     };
-    let handler = Rc::new(handler);
-    let mut streams = JoinSet::new();
-    let mut resets = ResetBudget::default();
-    let mut keepalive = pin!(keepalive(connection.ping_pong()));
-    let mut idle_since = Instant::now();
-    let mut is_going_away = false;
-    // Every branch is cancel-safe: the connection and the set keep their state, the timers are only looked at.
-    loop {
-        let is_idle = streams.is_empty();
-        tokio::select! { biased;
-            accepted = poll_fn(|cx| connection.poll_accept(cx)) => match accepted {
-                Some(Ok((request, respond))) => {
-                    streams.spawn_local(stream(request, respond, Rc::clone(&handler), Rc::clone(&settings)));
-                }
-                Some(Err(_)) | None => break,
-            },
-            Some(outcome) = streams.join_next(), if !is_idle => {
-                idle_since = Instant::now();
-                if matches!(outcome, Ok(Outcome::Reset)) && !resets.take() {
-                    settings.tell_refused(&Refusal::new(Reason::Overloaded, "too many streams reset by the client"));
-                    connection.abrupt_shutdown(::h2::Reason::ENHANCE_YOUR_CALM);
-                }
+    let outcome = {
+        let mut driving = pin!(driver.run(accept));
+        // Both are cancel-safe: the driver is polled by reference, the watch keeps its state.
+        tokio::select! {
+            biased;
+            outcome = &mut driving => outcome,
+            () = drain.draining() => {
+                shared.drain();
+                driving.await
             }
-            () = drain.draining(), if !is_going_away => {
-                is_going_away = true;
-                connection.graceful_shutdown();
+        }
+    };
+    if let Err(error) = outcome {
+        let is_greeted = shared.with_quietly(|e| e.is_ready());
+        let reason = match error.fault {
+            _ if !is_greeted => Reason::HeadTimeout,
+            Fault::Calm => Reason::Overloaded,
+            _ => Reason::MalformedRequest,
+        };
+        settings.tell_refused(&Refusal::new(reason, error.text));
+    }
+    let _ = timeout(LAST_TURNS, poll_fn(|cx| running.poll_none(cx.waker()))).await;
+}
+
+/// How many streams of a connection are in their tasks.
+#[derive(Default)]
+struct Running {
+    count: Cell<usize>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+impl Running {
+    fn enter(this: &Rc<Self>) -> Entered {
+        this.count.set(this.count.get() + 1);
+        Entered(Rc::clone(this))
+    }
+
+    fn poll_none(&self, waker: &Waker) -> Poll<()> {
+        if self.count.get() == 0 {
+            return Poll::Ready(());
+        }
+        self.waiting.replace(Some(waker.clone()));
+        Poll::Pending
+    }
+}
+
+struct Entered(Rc<Running>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        if self.0.count.get() == 0
+            && let Some(waker) = self.0.waiting.take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+async fn run_stream<H, F>(
+    shared: Rc<Shared>,
+    accepted: Accepted,
+    handler: Rc<H>,
+    settings: Rc<ServerSettings>,
+    _running: Entered,
+) where
+    H: Fn(Request) -> F,
+    F: Future<Output = Result<Response, Refusal>>,
+{
+    let key = accepted.key;
+    // Resets the stream if this task is dropped or panics before its end.
+    let mut guard = Unfinished { shared: &shared, key, is_finished: false };
+    let is_answered = {
+        let mut work = pin!(answer(&shared, accepted, &*handler, &settings));
+        poll_fn(|cx| {
+            // The handler first: it may want to see how its request broke off.
+            if let Poll::Ready(is_answered) = work.as_mut().poll(cx) {
+                return Poll::Ready(is_answered);
             }
-            () = sleep_until(idle_since + settings.idle_timeout), if is_idle && !is_going_away => {
-                is_going_away = true;
-                connection.graceful_shutdown();
-            }
-            // After a GOAWAY an idle client has nothing to say; one that does not close either is not waited for.
-            () = sleep(settings.head_timeout), if is_idle && is_going_away => break,
-            () = keepalive.as_mut(), if !is_idle => break,
-        }
-    }
-    drop(connection);
-    let _ = timeout(LAST_TURNS, async { while streams.join_next().await.is_some() {} }).await;
-}
-
-/// Ends when a ping is not answered.
-async fn keepalive(pings: Option<PingPong>) {
-    let Some(mut pings) = pings else { return pending().await };
-    loop {
-        sleep(KEEPALIVE).await;
-        if pings.send_ping(Ping::opaque()).is_err() {
-            return;
-        }
-        if !matches!(timeout(KEEPALIVE_TIMEOUT, poll_fn(|cx| pings.poll_pong(cx))).await, Ok(Ok(_))) {
-            return;
-        }
+            shared.with_quietly(|e| e.poll_gone(key, cx)).map(|()| false)
+        })
+        .await
+    };
+    guard.is_finished = true;
+    if !is_answered {
+        settings.tell_cut(Reason::DownstreamReset);
     }
 }
 
-/// Counts resets in windows of one second.
-struct ResetBudget {
-    since: Instant,
-    used: u32,
+struct Unfinished<'a> {
+    shared: &'a Shared,
+    key: StreamKey,
+    is_finished: bool,
 }
 
-impl Default for ResetBudget {
-    fn default() -> Self {
-        Self { since: Instant::now(), used: 0 }
-    }
-}
-
-impl ResetBudget {
-    fn take(&mut self) -> bool {
-        if self.since.elapsed() >= Duration::from_secs(1) {
-            *self = Self::default();
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            self.shared.with(|e| e.reset(self.key, Reason::UpstreamReset, false, "the handler was cut off"));
         }
-        self.used += 1;
-        self.used <= RESETS_PER_SECOND
     }
-}
-
-enum Outcome {
-    Answered,
-    /// The client reset the stream before it was answered.
-    Reset,
 }
 
 /// What the answer depends on, kept when the request is given away.
@@ -153,146 +160,94 @@ struct Asked {
     is_grpc: bool,
 }
 
-async fn stream<H, F>(
-    request: http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    handler: Rc<H>,
-    settings: Rc<ServerSettings>,
-) -> Outcome
+/// Answers one stream; `false` if the client did not take the answer.
+async fn answer<H, F>(shared: &Rc<Shared>, accepted: Accepted, handler: &H, settings: &ServerSettings) -> bool
 where
     H: Fn(Request) -> F,
     F: Future<Output = Result<Response, Refusal>>,
 {
-    let (parts, incoming) = request.into_parts();
-    let respond = Rc::new(RefCell::new(respond));
-    let is_grpc =
-        parts.headers.get(http::header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
-    let head = match convert::request(parts, incoming.is_end_stream()) {
+    let Accepted { key, head, is_ended } = accepted;
+    let mut incoming = H2Body::new(Rc::clone(shared), key, head.as_ref().map_or(BodyLength::Unknown, |h| h.length));
+    let head = match head {
         Ok(head) => head,
         Err(refusal) => {
             settings.tell_refused(&refusal);
-            let asked = Asked { is_head: false, is_tunnel: false, is_grpc };
-            return answer(&respond, refusal.into_response(is_grpc), &asked, &settings).await;
+            let asked = Asked { is_head: false, is_tunnel: false, is_grpc: false };
+            return respond(shared, key, refusal.into_response(false), &asked, settings).await;
         }
     };
-    let is_head = head.method == Method::Head;
-    let asked = Asked { is_head, is_tunnel: head.method == Method::Connect, is_grpc: head.is_grpc() };
-    let request = request_of(head, incoming, &respond);
-    let mut handler = pin!(handler(request));
-    let answered = poll_fn(|cx| {
-        if let Poll::Ready(result) = handler.as_mut().poll(cx) {
-            return Poll::Ready(Some(result));
-        }
-        respond.borrow_mut().poll_reset(cx).map(|_| None)
-    })
-    .await;
-    let response = match answered {
-        Some(Ok(response)) => response,
-        Some(Err(refusal)) => refusal.into_response(asked.is_grpc),
-        None => {
-            settings.tell_cut(Reason::DownstreamReset);
-            return Outcome::Reset;
-        }
+    let asked = Asked {
+        is_head: head.method == Method::Head,
+        is_tunnel: head.method == Method::Connect,
+        is_grpc: head.is_grpc(),
     };
-    answer(&respond, response, &asked, &settings).await
-}
-
-fn request_of(head: RequestHead, incoming: RecvStream, respond: &Rc<RefCell<SendResponse<Bytes>>>) -> Request {
-    let continued = Rc::new(Cell::new(false));
-    let interim = {
-        let (respond, continued) = (Rc::clone(respond), Rc::clone(&continued));
-        InterimSink::new(move |head| {
-            if head.status != 100 || !continued.replace(true) {
-                send_interim(&respond, &head);
-            }
-        })
-    };
-    let body = if incoming.is_end_stream() {
-        Body::Empty
-    } else {
-        let body = H2Body::new(incoming, Side::Downstream);
-        Body::H2(Box::new(if head.expect_continue {
-            let interim = interim.clone();
-            body.when_wanted(move || {
-                interim.send(ResponseHead::new(100));
-            })
-        } else {
-            body
-        }))
-    };
-    Request { head, body, interim: Some(interim) }
-}
-
-fn send_interim(respond: &RefCell<SendResponse<Bytes>>, head: &ResponseHead) {
-    // After the final head, or on a stream that is gone, an interim one has no place and is dropped.
-    if let (Ok(response), Ok(mut respond)) = (convert::to_response(head), respond.try_borrow_mut()) {
-        let _ = respond.send_informational(response);
+    let interim = H2Interim::new(Rc::clone(shared), key);
+    if head.expect_continue {
+        incoming = incoming.when_wanted(interim.clone());
     }
+    let request = request(head, incoming, interim, is_ended);
+    let response = match handler(request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(asked.is_grpc),
+    };
+    respond(shared, key, response, &asked, settings).await
 }
 
-async fn answer(
-    respond: &RefCell<SendResponse<Bytes>>,
+fn request(head: RequestHead, incoming: H2Body, interim: H2Interim, is_ended: bool) -> Request {
+    // Dropping the body releases the stream's reading half.
+    let body = if is_ended { Body::Empty } else { Body::H2(Box::new(incoming)) };
+    Request { head, body, interim: Some(InterimSink::of_h2(interim)) }
+}
+
+/// Sends a response; `false` if the client did not take it.
+async fn respond(
+    shared: &Shared,
+    key: StreamKey,
     response: Response,
     asked: &Asked,
     settings: &ServerSettings,
-) -> Outcome {
+) -> bool {
     let Response { head, mut body } = response;
-    let converted = match convert::to_response(&head) {
-        Ok(converted) => converted,
-        Err(rule) => {
-            body = Body::Empty;
-            let refusal = Refusal::new(Reason::UpstreamProtocolError, rule).into_response(asked.is_grpc);
-            let converted = convert::to_response(&refusal.head).unwrap_or_default();
-            return send(respond, converted, refusal.body, BodyLength::Unknown, false, settings, body).await;
-        }
-    };
     let is_tunnel = asked.is_tunnel && (200..300).contains(&head.status);
     let is_bodiless = !is_tunnel && (asked.is_head || matches!(head.status, 204 | 304));
-    if is_bodiless {
-        body.settle().await;
-        body = Body::Empty;
-    }
-    let length = if is_bodiless { BodyLength::None } else { head.length };
-    send(respond, converted, body, length, is_tunnel, settings, Body::Empty).await
-}
-
-/// Sends head and body. `_held` is dropped after the head is out, so that an upstream is told after the client.
-async fn send(
-    respond: &RefCell<SendResponse<Bytes>>,
-    head: http::Response<()>,
-    mut body: Body,
-    length: BodyLength,
-    is_tunnel: bool,
-    settings: &ServerSettings,
-    _held: Body,
-) -> Outcome {
     // A head that knows of no body ends the stream itself: gRPC calls that trailers-only, and takes nothing else for it.
-    let is_told_empty = matches!(length, BodyLength::None | BodyLength::Exact(0));
-    let is_end = !is_tunnel && (is_told_empty || (body.is_end() && length == BodyLength::Unknown));
-    let sent = respond.borrow_mut().send_response(head, is_end);
-    let Ok(mut stream) = sent else {
-        settings.tell_cut(Reason::DownstreamReset);
-        return Outcome::Reset;
-    };
+    let is_told_empty = is_bodiless || matches!(head.length, BodyLength::None | BodyLength::Exact(0));
+    let is_end = !is_tunnel && (is_told_empty || (body.is_end() && head.length == BodyLength::Unknown));
+    if shared.with(|e| e.send_head(key, is_end, |out| put_response(out, &head))).is_err() {
+        let refusal = Refusal::new(Reason::UpstreamProtocolError, "a response that HTTP/2 cannot say");
+        return Box::pin(refuse(shared, key, refusal, asked.is_grpc)).await;
+    }
+    let length = head.length;
+    drop(head);
     if is_end {
         body.settle().await;
-        return Outcome::Answered;
+        return true;
     }
     let stall = (!is_tunnel).then_some(settings.write_timeout);
-    match send_body(&mut stream, &mut body, length, stall).await {
-        Ok(()) => Outcome::Answered,
-        Err(SendError::Stream | SendError::Unwanted) => {
-            settings.tell_cut(Reason::DownstreamReset);
-            Outcome::Reset
-        }
+    let mut outgoing = Outgoing::new(body, length, stall);
+    let reason = match poll_fn(|cx| outgoing.poll(shared, key, cx)).await {
+        Ok(()) => return true,
+        Err(SendError::Stopped) => return false,
+        // Dropped after the client was told.
         Err(SendError::Stalled) => {
             settings.tell_cut(Reason::DownstreamReset);
-            stream.send_reset(::h2::Reason::CANCEL);
-            Outcome::Answered
+            Reason::DownstreamReset
         }
-        Err(SendError::Body(_) | SendError::Length) => {
-            stream.send_reset(::h2::Reason::INTERNAL_ERROR);
-            Outcome::Answered
+        Err(SendError::Body(_) | SendError::Length) => Reason::UpstreamReset,
+    };
+    shared.with(|e| e.reset(key, reason, false, ""));
+    true
+}
+
+async fn refuse(shared: &Shared, key: StreamKey, refusal: Refusal, is_grpc: bool) -> bool {
+    let Response { head, body } = refusal.into_response(is_grpc);
+    let is_end = body.is_end();
+    shared.with(|e| {
+        let _ = e.send_head(key, is_end, |out| put_response(out, &head));
+        if let Body::Full(bytes) = body {
+            e.send_data(key, bytes);
+            e.send_end(key, None);
         }
-    }
+    });
+    true
 }

@@ -11,10 +11,10 @@ use super::HopSettings;
 use super::driver::{Driver, Shared};
 use super::head_text::{StreamMeta, parse_interim, parse_response, put_request};
 use super::registry::{Peer, Registry};
-use super::state::{HeadPart, Side};
 use super::stream::{HopBody, pump};
 use crate::body::{Body, InterimSink, Request, Response};
 use crate::head::{HeadError, RequestHead};
+use crate::mux::{HeadPart, Side};
 use crate::refusal::StreamError;
 
 /// A hop to one peer. Dropping the last handle lets the open streams finish and then closes it.

@@ -20,6 +20,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use leno_model::Reason;
 use leno_net::tls::{ALPN_HOP, Buffer, TlsSession};
 use leno_runtime::{Clock, SystemClock};
@@ -29,9 +30,11 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
+use super::Engine;
 use super::registry::{Peer, Registry};
-use super::state::{Accepted, Engine, Side};
 use super::{HopError, HopSettings};
+use crate::mux::limits::RELIEVE_EVERY;
+use crate::mux::{Accepted, Side};
 use crate::raw;
 use crate::refusal::StreamError;
 
@@ -315,12 +318,12 @@ impl Driver {
     }
 
     /// Runs until the connection is over; `accept` is called for every stream that the peer opens.
-    pub(crate) async fn run(mut self, mut accept: impl FnMut(Accepted)) -> Result<(), HopError> {
+    pub(crate) async fn run(mut self, mut accept: impl FnMut(Accepted<Bytes>)) -> Result<(), HopError> {
         std::future::poll_fn(|cx| self.poll(cx, &mut accept)).await;
         std::mem::replace(&mut self.outcome, Ok(()))
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, accept: &mut impl FnMut(Accepted)) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, accept: &mut impl FnMut(Accepted<Bytes>)) -> Poll<()> {
         {
             let mut driver = self.shared.driver.borrow_mut();
             match &mut *driver {
@@ -341,6 +344,12 @@ impl Driver {
                 self.begin_closing(if is_failed { CLOSE_WITHIN } else { DRAIN_WITHIN });
             }
         }
+        if self.phase == Phase::Open && self.shared.with_quietly(|e| e.wants_relief()) {
+            let soon = Instant::now() + RELIEVE_EVERY;
+            if self.timer.deadline() > soon {
+                self.timer.as_mut().reset(soon);
+            }
+        }
         while self.timer.as_mut().poll(cx).is_ready() {
             if self.on_timer().is_err() {
                 return Poll::Ready(());
@@ -350,7 +359,7 @@ impl Driver {
     }
 
     /// Reads what there is. An error means that the connection is over.
-    fn poll_read(&mut self, cx: &mut Context<'_>, accept: &mut impl FnMut(Accepted)) -> Result<(), ()> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, accept: &mut impl FnMut(Accepted<Bytes>)) -> Result<(), ()> {
         for _ in 0..ROUNDS {
             let Poll::Ready(read) = self.poll_feed(cx) else { return Ok(()) };
             while self.shared.with_quietly(|e| e.has_accepted()) {
@@ -532,10 +541,14 @@ impl Driver {
                 if self.shared.side == Side::Origination { Reason::UpstreamTlsFailed } else { Reason::HeadTimeout };
             self.broken(HopError::new(reason, "the handshake took too long"))?;
         }
-        let mut next = now + self.settings.idle_timeout.min(super::limits::KEEPALIVE_AFTER);
+        let mut next = now + self.settings.idle_timeout.min(crate::mux::limits::KEEPALIVE_AFTER);
         match self.shared.with(|e| e.tick(age)) {
             Ok(at) => next = next.min(self.shared.started + at),
             Err(error) => self.broken(HopError::new(self.shared.side.lost(), error.to_string()))?,
+        }
+        if self.shared.with_quietly(|e| e.wants_relief()) {
+            self.shared.with(|e| e.relieve(age));
+            next = next.min(now + RELIEVE_EVERY);
         }
         let (open, newest) = self.shared.with_quietly(|e| (e.open_streams(), e.newest_id()));
         if open > 0 || newest != self.idle.0 {

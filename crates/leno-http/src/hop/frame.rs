@@ -1,28 +1,18 @@
 //! Frames of the hop: bytes to frames and back (docs/reference/hop.md, "Frames").
 //!
-//! ```text
-//!  0               3      4       5               9
-//!  +---------------+------+-------+---------------+----------- - -
-//!  | length (24)   | kind | flags | stream (32)   | payload …
-//!  +---------------+------+-------+---------------+----------- - -
-//! ```
-//!
-//! Every length is bounded by its kind before a payload byte is stored. Whatever arrives gives frames or a
+//! The nine bytes in front are [`crate::mux::frame`]'s. Every length is bounded by its kind before a payload byte is stored. Whatever arrives gives frames or a
 //! [`FrameError`], never a panic.
 
 use leno_model::Reason;
 
-/// Bytes of a frame header.
-pub const HEADER: usize = 9;
-/// Most bytes of one DATA frame: with its header it fills one TLS record (16,384 bytes, RFC 8446 section 5.1).
-pub const MAX_DATA: usize = 16_384 - HEADER;
+use crate::mux::frame as common;
+pub use crate::mux::frame::{END, HEADER, MAX_DATA, missing, patch_flags, patch_length};
+
 /// Most bytes of a HEAD, INFO or TRAILERS frame: 64 KiB of fields, and 4 KiB for the stream and start lines.
 pub const MAX_HEAD_TEXT: usize = crate::MAX_HEAD + 4096;
 /// Most bytes of any other frame; enough for a reason word with its detail.
 pub const MAX_SMALL: usize = 1024;
 
-/// HEAD, DATA: nothing follows in this direction.
-pub const END: u8 = 0x01;
 /// PING: this is the answer.
 pub const ACK: u8 = 0x01;
 /// RESET: the request cannot have been processed.
@@ -164,38 +154,16 @@ pub fn take<'a>(input: &mut &'a [u8]) -> Result<Option<Frame<'a>>, FrameError> {
     Ok(Some(Frame { kind: known, flags, stream, payload }))
 }
 
-/// How many bytes the start of a frame lacks: to its header, then to its end. At least 1 as long as [`take`] gives `None`.
-#[must_use]
-pub fn missing(start: &[u8]) -> usize {
-    match start.first_chunk::<HEADER>() {
-        None => HEADER - start.len(),
-        Some(&[l0, l1, l2, ..]) => (HEADER + u32::from_be_bytes([0, l0, l1, l2]) as usize).saturating_sub(start.len()),
-    }
-}
-
 /// Appends a frame header.
 pub fn put_header(out: &mut Vec<u8>, length: usize, kind: Kind, flags: u8, stream: u32) {
     debug_assert!(length <= kind.limit(), "a {kind:?} of {length} bytes");
-    let [_, l0, l1, l2] = u32::try_from(length).expect("bounded by the kind").to_be_bytes();
-    let [s0, s1, s2, s3] = stream.to_be_bytes();
-    out.extend_from_slice(&[l0, l1, l2, kind as u8, flags, s0, s1, s2, s3]);
+    common::put_header(out, length, kind as u8, flags, stream);
 }
 
 /// Appends a whole frame.
 pub fn put(out: &mut Vec<u8>, kind: Kind, flags: u8, stream: u32, payload: &[u8]) {
     put_header(out, payload.len(), kind, flags, stream);
     out.extend_from_slice(payload);
-}
-
-/// Sets the length of the frame whose header starts at `at` and which reaches to the end of `out`.
-pub fn patch_length(out: &mut [u8], at: usize) {
-    let length = u32::try_from(out.len() - at - HEADER).expect("bounded by the caller");
-    out[at..at + 3].copy_from_slice(&length.to_be_bytes()[1..]);
-}
-
-/// Sets flags of the frame whose header starts at `at`.
-pub fn patch_flags(out: &mut [u8], at: usize, flags: u8) {
-    out[at + 4] |= flags;
 }
 
 /// The payload of HELLO: the range of versions and what the sender is ready to receive.

@@ -9,10 +9,10 @@ use leno_identity::PeerIdentity;
 use leno_model::Reason;
 use leno_net::tls::HandshakeInfo;
 
-use super::crew::Crew;
 use super::driver::Shared;
-use super::limits::Budget;
-use super::state::Side;
+use crate::crew::Crew;
+use crate::mux::Side;
+use crate::mux::limits::Budget;
 
 /// Who is at the other end of a hop.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use bytes::Bytes;
 use leno_model::Reason;
 use leno_net::tls::TlsSession;
 use tokio::net::TcpStream;
@@ -11,10 +12,10 @@ use tokio::net::TcpStream;
 use super::driver::{Driver, Shared};
 use super::head_text::{StreamMeta, parse_request, put_response};
 use super::registry::{Peer, Registry};
-use super::state::{Accepted, Side, StreamKey};
 use super::stream::{HopBody, HopInterim, pump};
 use super::{HopError, HopSettings};
 use crate::body::{Body, InterimSink, Request, Response};
+use crate::mux::{Accepted, Side, StreamKey};
 use crate::refusal::Refusal;
 use crate::serve::DrainWatch;
 
@@ -54,7 +55,7 @@ where
     running.await
 }
 
-async fn run_stream<H, F>(shared: Rc<Shared>, accepted: Accepted, handler: Rc<H>)
+async fn run_stream<H, F>(shared: Rc<Shared>, accepted: Accepted<Bytes>, handler: Rc<H>)
 where
     H: Fn(StreamMeta, Rc<Peer>, Request) -> F,
     F: Future<Output = Result<Response, Refusal>>,
@@ -89,18 +90,18 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-async fn answer<H, F>(shared: &Rc<Shared>, accepted: Accepted, handler: &H)
+async fn answer<H, F>(shared: &Rc<Shared>, accepted: Accepted<Bytes>, handler: &H)
 where
     H: Fn(StreamMeta, Rc<Peer>, Request) -> F,
     F: Future<Output = Result<Response, Refusal>>,
 {
-    let Accepted { key, text, is_ended } = accepted;
+    let Accepted { key, head: text, is_ended } = accepted;
     let mut incoming = HopBody::new(Rc::clone(shared), key);
     let peer = shared.peer.get().expect("streams come after the handshake");
     let (meta, head) = match parse_request(&text) {
         Ok(parsed) => parsed,
         Err(error) => {
-            let reason = super::state::reason_of(error);
+            let reason = crate::mux::reason_of(error);
             return shared.with(|e| e.reset(key, reason, true, &error.to_string()));
         }
     };

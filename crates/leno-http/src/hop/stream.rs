@@ -4,11 +4,13 @@ use std::fmt;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+
 use super::driver::Shared;
 use super::head_text::put_response;
-use super::state::{HeadPart, Stopped, StreamKey};
 use crate::body::{Body, BodyError, Frame, PollFrame};
 use crate::head::ResponseHead;
+use crate::mux::{HeadPart, Stopped, StreamKey};
 use crate::refusal::StreamError;
 
 /// The bytes that the peer sends on one stream.
@@ -45,7 +47,7 @@ impl HopBody {
     }
 
     /// The next part of the response's beginning.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<HeadPart, StreamError>> {
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<HeadPart<Bytes>, StreamError>> {
         self.shared.with_quietly(|e| e.poll_head(self.key, cx))
     }
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use leno_http::hop::limits::{MAX_STREAMS, SEND_QUEUE, STREAM_WINDOW};
 use leno_http::hop::{Connection, HopSettings, Pool, Registry, StreamKind};
+use leno_http::mux::limits::{MAX_STREAMS, SEND_QUEUE, STREAM_WINDOW};
 use leno_http::{Body, Fields, Frame, InterimSink, Refusal, Response, ResponseHead, StreamError};
 use leno_model::Reason;
 use leno_net::tls::{ALPN_HOP, Buffer, TlsSession};

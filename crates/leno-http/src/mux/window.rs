@@ -15,12 +15,16 @@ mod simulation;
 
 use std::time::Duration;
 
-use super::{Engine, Receiving, Stream, StreamKey};
-use crate::hop::frame::Kind;
-use crate::hop::limits::{
+use leno_model::Reason;
+
+use super::limits::{
     CONNECTION_WINDOW, FAST_ROUND_TRIPS, LONG_ROUND_TRIP, MAX_CONNECTION_GROWTH, MAX_STREAM_WINDOW, PROBE_EVERY,
-    SLOW_ROUND_TRIPS, STREAM_WINDOW, WORKER_BUDGET,
+    SLOW_ROUND_TRIPS, STREAM_WINDOW, UNREAD_FOR, WORKER_BUDGET,
 };
+use super::receive::second;
+use super::wire::Wire;
+use super::{Engine, Receiving, Stream, StreamKey};
+use crate::refusal::StreamError;
 
 /// What the time that a part of a window took says of its size.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +45,7 @@ fn pace(took: Option<Duration>, bytes: u32, window: u32, round_trip: Option<Dura
     }
 }
 
-impl Stream {
+impl<W: Wire> Stream<W> {
     /// What the time since the last judgement says of the window, if it is long enough to say anything. `credit` is what was
     /// taken since the last call.
     fn judge(&mut self, now: Duration, round_trip: Option<Duration>) -> Pace {
@@ -92,7 +96,7 @@ impl Growth {
     }
 }
 
-impl Engine {
+impl<W: Wire> Engine<W> {
     /// What time it is: before [`Engine::produce`], if [`Engine::wants_time`].
     pub fn tell_time(&mut self, now: Duration) {
         self.now = now;
@@ -117,9 +121,11 @@ impl Engine {
 
     /// The reader took `bytes` off a stream.
     pub(super) fn took(&mut self, key: StreamKey, bytes: u32) {
+        let now = second(self.now);
         let Some(stream) = self.get(key) else { return };
         let debt = u32::try_from(-stream.credit).unwrap_or(0);
         stream.credit += i64::from(bytes);
+        stream.read_at = now;
         if stream.credit >= i64::from(STREAM_WINDOW / 2) && stream.receiving == Receiving::Open && !stream.is_credited {
             stream.is_credited = true;
             self.credits.push(key);
@@ -163,12 +169,46 @@ impl Engine {
             if let Some(more) = u32::try_from(stream.credit).ok().filter(|more| *more > 0) {
                 stream.credit = 0;
                 stream.receive_window += more;
-                self.answer(Kind::Window, 0, key.id, &more.to_be_bytes());
+                self.answer(|out| W::put_window(out, key.id, more));
             }
         }
         // Kept for the next: few words, and only where there is bulk.
         self.credits = credits;
         self.growth.probe(now);
+    }
+
+    /// Whether the worker holds all that it may, and some of it here: [`Engine::relieve`] is to be called in a while.
+    pub fn wants_relief(&self) -> bool {
+        self.held > 0 && self.budget.held() >= WORKER_BUDGET
+    }
+
+    /// Breaks off streams whose readers have taken nothing for long, the longest first, until the worker holds a quarter less
+    /// than it may. Without it they would stop all others: what they hold is what nobody else can get.
+    pub fn relieve(&mut self, now: Duration) {
+        self.now = now;
+        let now = second(now);
+        let mut unread: Vec<_> = self
+            .streams
+            .iter()
+            .filter(|(_, s)| !s.inbox.is_empty() && now.saturating_sub(s.read_at) >= UNREAD_FOR)
+            .map(|(index, s)| (s.read_at, StreamKey { index, id: s.id }))
+            .collect();
+        unread.sort_unstable_by_key(|(read_at, key)| (*read_at, key.id));
+        for (_, key) in unread {
+            if self.budget.held() <= WORKER_BUDGET / 4 * 3 {
+                return;
+            }
+            let Some(stream) = self.get(key) else { continue };
+            let is_closed = stream.is_closed();
+            // Also what has come to its end is dropped, or it would be held for ever.
+            stream.receiving = Receiving::Open;
+            let detail = "nobody read it, and the memory for slow readers is used up";
+            if is_closed {
+                self.kill(key, StreamError::in_flight(Reason::Overloaded, detail));
+            } else {
+                self.reset(key, Reason::Overloaded, false, detail);
+            }
+        }
     }
 
     /// By how much a stream's window may grow.

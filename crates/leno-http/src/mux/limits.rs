@@ -26,6 +26,11 @@ pub const MAX_STREAMS: u32 = 1024;
 pub const SEND_QUEUE: usize = 64 * 1024;
 /// Bytes that all hops of a worker may hold for slow readers before their connection windows shrink.
 pub const WORKER_BUDGET: usize = 64 * 1024 * 1024;
+/// Seconds for which a reader may take nothing of what is held for it while the worker holds all that it may: then its stream is
+/// broken off, so that those who read go on.
+pub const UNREAD_FOR: u32 = 5;
+/// How often is looked for such readers, while there is need to.
+pub const RELIEVE_EVERY: Duration = Duration::from_secs(1);
 /// Bytes that all windows of a worker may grow by: half of what it may hold.
 pub const WORKER_GROWTH: usize = WORKER_BUDGET / 2;
 /// Bytes of answers (PONG, RESET, WINDOW) owed to a peer that does not read them.
@@ -51,11 +56,8 @@ pub struct Tolerance {
 impl Tolerance {
     /// PING, empty DATA and unknown frames: a well-behaved peer sends a few in a minute.
     pub const CALM: Self = Self::new(1000, 100);
-    /// Streams reset by the peer (CVE-2023-44487). Generous, because an origination carries many callers, and all of them
-    /// may go away at once; streams at one time are bounded apart from it.
-    pub const RESETS: Self = Self::new(10_000, 2000);
-
-    const fn new(burst: u32, per_second: u32) -> Self {
+    /// So many at once, and so many more in a second.
+    pub(crate) const fn new(burst: u32, per_second: u32) -> Self {
         Self { left: burst, burst, per_second, refilled: Duration::ZERO }
     }
 

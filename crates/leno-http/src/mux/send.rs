@@ -7,13 +7,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use leno_model::Reason;
 
+use super::frame::{self, DATA, END, MAX_DATA};
 use super::stream::{Sending, Stream, Tail, remember};
+use super::wire::{HeadKind, Wire};
 use super::{Engine, StreamKey};
 use crate::body::MAX_INTERIM;
 use crate::head::{Fields, HeadError};
-use crate::hop::frame::{self, Kind, MAX_DATA};
-use crate::hygiene;
 use crate::refusal::StreamError;
+use crate::spare::SpareVec;
 
 /// Bytes of memory for frames that are kept for the next turn.
 const KEPT: usize = 16 * 1024;
@@ -24,7 +25,7 @@ const KEPT_IDLE: usize = 2048;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped;
 
-impl Engine {
+impl<W: Wire> Engine<W> {
     /// Opens a stream with the head that `write` appends.
     pub fn open(
         &mut self,
@@ -33,7 +34,7 @@ impl Engine {
     ) -> Result<StreamKey, StreamError> {
         self.room()?;
         let id = if self.newest_id == 0 { 1 } else { self.newest_id + 2 };
-        self.put_head(Kind::Head, id, is_end, write)
+        self.put_head(HeadKind::Final, id, is_end, write)
             .map_err(|e| StreamError::unprocessed(reason_of(e), e.to_string()))?;
         self.newest_id = id;
         let (key, stream) = self.insert(id);
@@ -43,18 +44,17 @@ impl Engine {
 
     fn put_head(
         &mut self,
-        kind: Kind,
+        kind: HeadKind,
         id: u32,
         is_end: bool,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), HeadError>,
     ) -> Result<(), HeadError> {
-        let at = self.control.len();
-        frame::put_header(&mut self.control, 0, kind, if is_end { frame::END } else { 0 }, id);
+        let at = self.wire.begin_head(&mut self.control, kind, id, is_end);
         if let Err(error) = write(&mut self.control) {
             self.control.truncate(at);
             return Err(error);
         }
-        frame::patch_length(&mut self.control[at..], 0);
+        self.wire.end_head(&mut self.control, at);
         Ok(())
     }
 
@@ -68,7 +68,7 @@ impl Engine {
         if self.get(key).is_none_or(|s| s.sending != Sending::Open) {
             return Ok(());
         }
-        self.put_head(Kind::Head, key.id, is_end, write)?;
+        self.put_head(HeadKind::Final, key.id, is_end, write)?;
         if is_end && let Some(stream) = self.get(key) {
             stream.sending = Sending::Ended;
             self.settle(key);
@@ -87,7 +87,12 @@ impl Engine {
             return Ok(false);
         }
         stream.infos_sent += 1;
-        self.put_head(Kind::Info, key.id, false, write).map(|()| true)
+        self.put_head(HeadKind::Interim, key.id, false, write).map(|()| true)
+    }
+
+    /// Whether nobody has said 100 on this stream; from now on somebody has.
+    pub(crate) fn continue_once(&mut self, key: StreamKey) -> bool {
+        self.get(key).is_some_and(|s| !std::mem::replace(&mut s.is_continued, true))
     }
 
     /// Whether more may be queued.
@@ -122,9 +127,9 @@ impl Engine {
         stream.tail = match trailers {
             None => Tail::End,
             Some(fields) => {
-                let mut lines = Vec::with_capacity(fields.wire_len());
-                hygiene::write_lines(fields, hygiene::FORBIDDEN_IN_TRAILERS, &mut lines);
-                if lines.len() > crate::MAX_HEAD { Tail::End } else { Tail::Trailers(lines) }
+                let mut written = SpareVec::with_room(fields.wire_len());
+                W::write_trailers(fields, &mut written);
+                if written.len() > crate::MAX_HEAD { Tail::End } else { Tail::Trailers(written) }
             }
         };
         self.join_round(key);
@@ -181,20 +186,20 @@ impl Engine {
 }
 
 /// Appends a slice of the stream's queue, and its tail if that was all. Returns the bytes that count against windows.
-fn put_slice(stream: &mut Stream, connection_window: i64, out: &mut Vec<u8>) -> i64 {
+fn put_slice<W: Wire>(stream: &mut Stream<W>, connection_window: i64, out: &mut Vec<u8>) -> i64 {
     let allowed = usize::try_from(stream.send_window.min(connection_window)).unwrap_or(0).min(MAX_DATA);
     if allowed == 0 || stream.queue.is_empty() {
         return 0;
     }
     let at = out.len();
-    frame::put_header(out, 0, Kind::Data, 0, stream.id);
+    frame::put_header(out, 0, DATA, 0, stream.id);
     let sent = stream.queue.move_to(out, allowed);
     frame::patch_length(&mut out[at..], 0);
     let sent = i64::try_from(sent).expect("at most 16 KiB");
     stream.send_window -= sent;
     if stream.queue.is_empty() {
-        if stream.tail == Tail::End {
-            frame::patch_flags(&mut out[at..], 0, frame::END);
+        if matches!(stream.tail, Tail::End) {
+            frame::patch_flags(&mut out[at..], 0, END);
             stream.tail = Tail::None;
             stream.sending = Sending::Ended;
         } else {
@@ -205,11 +210,11 @@ fn put_slice(stream: &mut Stream, connection_window: i64, out: &mut Vec<u8>) -> 
 }
 
 /// Appends what ends the stream's sending half, if it is to end.
-fn put_tail(stream: &mut Stream, out: &mut Vec<u8>) {
+fn put_tail<W: Wire>(stream: &mut Stream<W>, out: &mut Vec<u8>) {
     match std::mem::replace(&mut stream.tail, Tail::None) {
         Tail::None => return,
-        Tail::End => frame::put_header(out, 0, Kind::Data, frame::END, stream.id),
-        Tail::Trailers(lines) => frame::put(out, Kind::Trailers, 0, stream.id, &lines),
+        Tail::End => frame::put_header(out, 0, DATA, END, stream.id),
+        Tail::Trailers(written) => W::put_trailers(out, stream.id, &written),
     }
     stream.sending = Sending::Ended;
 }

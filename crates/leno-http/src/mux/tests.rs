@@ -1,13 +1,20 @@
 //! Both ends of a hop in memory: every rule of the state machine without a socket.
 
 mod memory;
+mod relief;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
 
+use bytes::Bytes;
+
+use super::limits::STREAM_WINDOW;
 use super::*;
-use crate::hop::limits::SEND_QUEUE;
+use crate::hop::Engine;
+use crate::hop::frame::{self, Kind};
+use crate::hop::wire::HopWire;
+use crate::mux::limits::SEND_QUEUE;
 use proptest::prelude::*;
 
 const NOW: Duration = Duration::ZERO;
@@ -75,7 +82,7 @@ fn open(pair: &mut Pair, is_end: bool) -> (StreamKey, StreamKey) {
     let ours = pair.client.open(text("request"), is_end).unwrap();
     exchange(pair, usize::MAX);
     let accepted = pair.server.next_accepted().unwrap();
-    assert_eq!((&accepted.text[..], accepted.is_ended), (&b"request"[..], is_end));
+    assert_eq!((&accepted.head[..], accepted.is_ended), (&b"request"[..], is_end));
     (ours, accepted.key)
 }
 
@@ -405,7 +412,7 @@ fn rules_that_a_peer_can_break() {
     let head = |id| put_frame(Kind::Head, frame::END, id, b"x");
     let hello = {
         let mut out = Vec::new();
-        OURS.put(&mut out);
+        HopWire.put_greeting(&mut out);
         out
     };
     let flood = |frame: Vec<u8>, n: usize| frame.repeat(n);
@@ -429,7 +436,7 @@ fn rules_that_a_peer_can_break() {
         ("unasked PONG", put_frame(Kind::Ping, frame::ACK, 0, &[9; 8]), "not sent"),
         ("short GOAWAY", put_frame(Kind::Goaway, 0, 0, b"abc"), "malformed GOAWAY"),
         ("second HELLO", hello, "second HELLO"),
-        ("INFO from the origination", put_frame(Kind::Info, 0, 1, b"100"), "INFO from"),
+        ("INFO from the origination", put_frame(Kind::Info, 0, 1, b"100"), "interim head from"),
         ("STOP from the origination", put_frame(Kind::Stop, 0, 1, b""), "STOP from"),
         ("PING flood", flood(put_frame(Kind::Ping, 0, 0, &[0; 8]), 1001), "too many PINGs"),
         ("empty DATA flood", flood(put_frame(Kind::Data, 0, 1, b""), 1001), "too many empty"),
@@ -458,8 +465,8 @@ fn rules_that_a_peer_can_break() {
                 result.err()
             })
             .unwrap_or_else(|| panic!("{what} was accepted"));
-        assert!(error.0.contains(expected), "{what}: {error}");
-        pair.server.close(Reason::UpstreamProtocolError, &error.0);
+        assert!(error.text.contains(expected), "{what}: {error}");
+        pair.server.close(Reason::UpstreamProtocolError, &error.text);
         let mut farewell = Vec::new();
         pair.server.produce(&mut farewell, 0);
         assert!(farewell.windows(23).any(|w| w == b"upstream_protocol_error"), "{what}");
@@ -474,7 +481,7 @@ fn a_peer_that_never_reads_cannot_make_answers_grow() {
         refused = n;
         pair.server.receive(&put_frame(Kind::Head, frame::END, 1 + 2 * n, b"x"), NOW).err()
     });
-    assert!(result.unwrap().0.contains("more answers than it reads"));
+    assert!(result.unwrap().text.contains("more answers than it reads"));
     assert!(pair.server.control.len() < 512 * 1024 && refused > MAX_STREAMS);
 }
 
@@ -487,7 +494,7 @@ fn the_first_frame_must_be_hello() {
         (put_frame(Kind::Hello, 0, 0, b"\0\x03\0\x02"), "malformed HELLO"),
     ] {
         let mut server = Engine::new(Side::Termination, Rc::default());
-        assert!(server.receive(&bytes, NOW).unwrap_err().0.contains(expected), "{expected}");
+        assert!(server.receive(&bytes, NOW).unwrap_err().text.contains(expected), "{expected}");
     }
 }
 
@@ -549,7 +556,7 @@ proptest! {
         for side in [Side::Termination, Side::Origination] {
             let mut engine = Engine::new(side, Rc::default());
             let mut bytes = Vec::new();
-            OURS.put(&mut bytes);
+            HopWire.put_greeting(&mut bytes);
             engine.receive(&bytes, NOW).unwrap();
             if side == Side::Origination {
                 for _ in 0..3 { engine.open(text("x"), false).unwrap(); }
@@ -563,7 +570,7 @@ proptest! {
             }
             for piece in bytes.chunks(step) {
                 if let Err(error) = engine.receive(piece, NOW) {
-                    engine.close(Reason::UpstreamProtocolError, &error.0);
+                    engine.close(Reason::UpstreamProtocolError, &error.text);
                     break;
                 }
                 while let Some(accepted) = engine.next_accepted() {

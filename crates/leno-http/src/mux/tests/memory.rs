@@ -13,7 +13,7 @@ fn an_idle_stream_and_an_idle_hop_are_small() {
         let stream = engine.get(key).unwrap();
         assert!(stream.rare.is_none() && stream.queue.is_empty() && stream.inbox.is_empty(), "nothing on the heap");
         // The table of streams doubles when it is full.
-        assert!(engine.heap() < 1024 * (size_of::<Stream>() + 64), "{}", engine.heap());
+        assert!(engine.heap() < 1024 * (size_of::<Stream<HopWire>>() + 64), "{}", engine.heap());
     }
     for (ours, theirs) in keys {
         pair.server.release(theirs);
@@ -30,6 +30,6 @@ fn an_idle_stream_and_an_idle_hop_are_small() {
         assert_eq!(engine.streams.len(), 0);
         assert!(engine.heap() <= 4096, "{} bytes after a burst", engine.heap());
     }
-    assert!(size_of::<Stream>() <= 304, "{}", size_of::<Stream>());
+    assert!(size_of::<Stream<HopWire>>() <= 304, "{}", size_of::<Stream<HopWire>>());
     assert!(size_of::<Engine>() <= 640, "{}", size_of::<Engine>());
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::body::Frame;
 use crate::head::HeadError;
-use crate::hop::limits::{Budget, MAX_STREAM_WINDOW, STREAM_WINDOW, WORKER_BUDGET, WORKER_GROWTH};
-use crate::hop::state::{Engine, Side, StreamKey};
+use crate::hop::Engine;
+use crate::mux::limits::{Budget, MAX_STREAM_WINDOW, STREAM_WINDOW, WORKER_BUDGET, WORKER_GROWTH};
+use crate::mux::{Side, StreamKey};
 
 /// Unsent bytes in the kernel beyond which nothing is produced, as the driver sets it.
 const UNSENT: usize = 128 * 1024;

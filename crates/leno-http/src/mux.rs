@@ -1,18 +1,23 @@
-//! The state of one hop: plaintext in, plaintext out, no sockets, no clock, no tasks.
+//! Streams multiplexed on one connection: what the hop and HTTP/2 have in common. Bytes in, bytes out, no sockets, no clock,
+//! no tasks.
 //!
 //! ```text
 //!            ┌─ receive(bytes) ─▶ frames ─▶ streams: inboxes, windows ─▶ readers woken
 //!  Engine ───┤
 //!            └─ produce(out)  ◀─ control frames first, then one DATA slice per stream in turn ◀─ writers
 //!
-//!  connection   New ──HELLO──▶ Ready ──GOAWAY sent or received──▶ Draining ──last stream closed──▶ drained
+//!  connection   New ──greeting──▶ Ready ──GOAWAY sent or received──▶ Draining ──last stream closed──▶ drained
 //!               any ──protocol error, loss, close──▶ Failed: every stream is broken off
 //! ```
 //!
-//! The origination opens streams (odd, increasing); the termination answers. [`Engine::receive`] is in `state/receive.rs`,
-//! sending in `state/send.rs`. Wakers are called from within: they must only schedule, never run.
+//! The origination opens streams (odd, increasing); the termination answers. What frames look like, and which one may come
+//! when, is the [`Wire`]'s: the hop's is in `hop/wire.rs`, HTTP/2's in `h2/wire.rs`. What they say to a stream is in
+//! `mux/receive.rs`, sending in `mux/send.rs`. Wakers are called from within: they must only schedule, never run.
 
+pub(crate) mod chunks;
+pub mod frame;
 mod ids;
+pub mod limits;
 mod receive;
 mod send;
 mod stream;
@@ -20,30 +25,26 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod window;
+pub mod wire;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use leno_model::Reason;
 
 use self::ids::Ids;
+use self::limits::{Budget, CONNECTION_WINDOW, LATE_FRAMES, MAX_QUEUED_HEADS, MAX_STREAMS, Tolerance, WORKER_BUDGET};
 pub use self::send::{Stopped, reason_of};
-use self::stream::{Receiving, Stream, remember};
+use self::stream::{Receiving, Sending, Stream, remember};
 use self::table::Table;
 use self::window::Growth;
-use super::frame::{self, Hello, Kind};
-use super::head_text::parse_trailers;
-use super::limits::{
-    Budget, CONNECTION_WINDOW, KEEPALIVE_AFTER, KEEPALIVE_WITHIN, LATE_FRAMES, MAX_QUEUED_HEADS, MAX_STREAMS,
-    STREAM_WINDOW, Tolerance, WORKER_BUDGET,
-};
+pub use self::wire::{Fault, HeadKind, PeerLimits, ProtocolError, Wire};
 use crate::body::{BodyError, Frame, PollFrame};
 use crate::refusal::StreamError;
 
-/// Which end of the hop this is.
+/// Which end of the connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// Opens streams.
@@ -77,54 +78,32 @@ pub struct StreamKey {
     id: u32,
 }
 
-/// What the peer did that no version of this protocol allows.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ProtocolError(pub String);
-
-impl From<frame::FrameError> for ProtocolError {
-    fn from(error: frame::FrameError) -> Self {
-        Self(error.to_string())
-    }
-}
-
-fn protocol_error<T>(text: impl Into<String>) -> Result<T, ProtocolError> {
-    Err(ProtocolError(text.into()))
-}
-
 /// A part of a response's beginning.
 #[derive(Debug, PartialEq, Eq)]
-pub enum HeadPart {
-    /// The text of a 1xx head.
-    Interim(Bytes),
-    /// The text of the final head, and whether nothing follows it.
-    Final(Bytes, bool),
+pub enum HeadPart<T> {
+    /// A 1xx head.
+    Interim(T),
+    /// The final head, and whether nothing follows it.
+    Final(T, bool),
 }
 
 /// A stream that the peer opened.
 #[derive(Debug)]
-pub struct Accepted {
+pub struct Accepted<T> {
     /// Its name from now on; whoever takes it releases it.
     pub key: StreamKey,
-    /// The text of its head.
-    pub text: Bytes,
+    /// Its head.
+    pub head: T,
     /// The head ended the peer's direction.
     pub is_ended: bool,
 }
 
 /// The last id; the connection is replaced long before by its age.
 const MAX_ID: u32 = i32::MAX as u32;
-/// What this side is ready to receive.
-const OURS: Hello = Hello {
-    oldest: frame::VERSION,
-    newest: frame::VERSION,
-    stream_window: STREAM_WINDOW,
-    connection_window: CONNECTION_WINDOW,
-    max_streams: MAX_STREAMS,
-};
-
-/// One end of one hop. Bytes go in by [`Engine::receive`] and out by [`Engine::produce`]; time is an argument.
-pub struct Engine {
+/// One end of one connection. Bytes go in by [`Engine::receive`] and out by [`Engine::produce`]; time is an argument.
+pub struct Engine<W: Wire> {
+    /// The protocol, and what it keeps of the connection.
+    pub(crate) wire: W,
     side: Side,
     /// The start of a frame whose rest has not arrived.
     partial: Vec<u8>,
@@ -132,18 +111,20 @@ pub struct Engine {
     control: Vec<u8>,
     /// Bytes of `control` that answer the peer, since the last flush.
     owed: usize,
-    streams: Table,
+    streams: Table<W>,
     by_id: Ids,
     /// Streams with something to send, in turn.
     round: VecDeque<StreamKey>,
-    accepted: VecDeque<Accepted>,
+    accepted: VecDeque<Accepted<W::Request>>,
     /// Open streams: those that count against the limit.
     open: u32,
     /// The highest id opened so far, by whichever side opens.
     newest_id: u32,
     /// The highest id whose HEAD was given to the socket.
     sent_id: u32,
-    peer: Option<Hello>,
+    peer: Option<PeerLimits>,
+    /// Streams that the peer may have open at once.
+    max_streams: u32,
     send_window: i64,
     receive_window: u32,
     growth: Growth,
@@ -172,13 +153,15 @@ pub struct Engine {
     failed: Option<StreamError>,
 }
 
-impl Engine {
-    /// With HELLO ready to be sent. `budget` is the worker's.
+impl<W: Wire> Engine<W> {
+    /// With what `wire` has to say first ready to be sent. `budget` is the worker's.
     #[must_use]
-    pub fn new(side: Side, budget: Rc<Budget>) -> Self {
-        let mut control = Vec::with_capacity(64);
-        OURS.put(&mut control);
+    pub fn with_wire(side: Side, budget: Rc<Budget>, wire: W) -> Self {
+        let mut control = Vec::with_capacity(128);
+        wire.put_greeting(&mut control);
         Self {
+            max_streams: wire.max_streams(),
+            wire,
             side,
             partial: Vec::new(),
             control,
@@ -199,7 +182,7 @@ impl Engine {
             budget,
             late: 0,
             calm: Tolerance::CALM,
-            resets: Tolerance::RESETS,
+            resets: W::RESETS,
             heard: Duration::ZERO,
             now: Duration::ZERO,
             pings: 0,
@@ -212,7 +195,12 @@ impl Engine {
         }
     }
 
-    /// Whether the peer's HELLO has come: it accepts us, and streams may be opened.
+    /// Which end this is.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// Whether the peer's greeting has come: it accepts us, and streams may be opened.
     pub fn is_ready(&self) -> bool {
         self.peer.is_some()
     }
@@ -254,10 +242,10 @@ impl Engine {
     pub fn heap(&self) -> usize {
         self.partial.capacity()
             + self.control.capacity()
-            + self.streams.capacity() * size_of::<Stream>()
+            + self.streams.capacity() * size_of::<Stream<W>>()
             + self.by_id.heap()
             + (self.round.capacity() + self.credits.capacity()) * size_of::<StreamKey>()
-            + self.accepted.capacity() * size_of::<Accepted>()
+            + self.accepted.capacity() * size_of::<Accepted<W::Request>>()
     }
 
     /// Whether a stream may be opened now; why not, otherwise.
@@ -267,15 +255,17 @@ impl Engine {
         }
         let refused = |detail| Err(StreamError::unprocessed(Reason::RefusedStream, detail));
         match &self.peer {
-            None => refused("the hop is not ready"),
-            Some(_) if self.is_draining || self.newest_id >= MAX_ID - 1 => refused("the hop is draining"),
-            Some(peer) if self.open >= peer.max_streams.min(MAX_STREAMS) => refused("the hop is at its stream limit"),
+            None => refused("the connection is not ready"),
+            Some(_) if self.is_draining || self.newest_id >= MAX_ID - 1 => refused("the connection is draining"),
+            Some(peer) if self.open >= peer.max_streams.min(MAX_STREAMS) => {
+                refused("the connection is at its stream limit")
+            }
             Some(_) if self.control.len() >= MAX_QUEUED_HEADS => refused("the peer does not read"),
             Some(_) => Ok(()),
         }
     }
 
-    fn get(&mut self, key: StreamKey) -> Option<&mut Stream> {
+    fn get(&mut self, key: StreamKey) -> Option<&mut Stream<W>> {
         self.streams.get_mut(key.index).filter(|s| s.id == key.id)
     }
 
@@ -284,7 +274,7 @@ impl Engine {
     }
 
     /// A new stream; the limits were looked at.
-    fn insert(&mut self, id: u32) -> (StreamKey, &mut Stream) {
+    fn insert(&mut self, id: u32) -> (StreamKey, &mut Stream<W>) {
         let send_window = self.peer.map_or(0, |p| p.stream_window);
         let (index, stream) = self.streams.insert(id, send_window);
         self.by_id.insert(id, index);
@@ -295,9 +285,15 @@ impl Engine {
     /// Forgets a stream when it is over, and gives memory back when it was the last.
     fn settle(&mut self, key: StreamKey) {
         let Some(stream) = self.get(key) else { return };
-        if !stream.is_closed() {
-            return;
+        let is_unread = stream.sending == Sending::Ended && stream.is_released && stream.receiving != Receiving::Ended;
+        if !W::HAS_STOP && is_unread && self.side == Side::Termination {
+            // Answered, and the rest of the request is not wanted (RFC 9113 section 8.1).
+            self.answer(|out| W::put_stop(out, key.id));
+            if let Some(stream) = self.get(key) {
+                stream.receiving = Receiving::Ended;
+            }
         }
+        let Some(stream) = self.get(key).filter(|s| s.is_closed()) else { return };
         let was_counted = std::mem::replace(&mut stream.is_counted, false);
         let (is_released, grown) = (stream.is_released, stream.growth());
         self.open -= u32::from(was_counted);
@@ -342,14 +338,8 @@ impl Engine {
         if self.receive_window <= target / 2 && self.receive_window < target {
             let more = target - self.receive_window;
             self.receive_window = target;
-            self.answer(Kind::Window, 0, 0, &more.to_be_bytes());
+            self.answer(|out| W::put_window(out, 0, more));
         }
-    }
-
-    /// A small frame that answers the peer.
-    fn answer(&mut self, kind: Kind, flags: u8, stream: u32, payload: &[u8]) {
-        frame::put(&mut self.control, kind, flags, stream, payload);
-        self.owed += frame::HEADER + payload.len();
     }
 
     fn kill(&mut self, key: StreamKey, error: StreamError) {
@@ -371,11 +361,7 @@ impl Engine {
     }
 
     fn put_reset(&mut self, id: u32, reason: Reason, unprocessed: bool, detail: &str) {
-        let at = self.control.len();
-        frame::put_header(&mut self.control, 0, Kind::Reset, if unprocessed { frame::UNPROCESSED } else { 0 }, id);
-        frame::put_reason(&mut self.control, reason, detail);
-        frame::patch_length(&mut self.control[at..], 0);
-        self.owed += self.control.len() - at;
+        self.answer(|out| W::put_reset(out, id, reason, unprocessed, detail));
     }
 
     /// The reader goes away. Before the regular end the origination breaks the stream off, while the termination asks the
@@ -398,24 +384,27 @@ impl Engine {
             (true, Side::Origination) => self.reset(key, Reason::DownstreamReset, false, ""),
             (true, Side::Termination) => {
                 self.late = self.late.saturating_add(late);
-                self.answer(Kind::Stop, 0, key.id, &[]);
+                if W::HAS_STOP {
+                    self.answer(|out| W::put_stop(out, key.id));
+                }
+                self.settle(key);
             }
             (false, _) => self.settle(key),
         }
     }
 
     /// The next part of a response's beginning.
-    pub fn poll_head(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<Result<HeadPart, StreamError>> {
+    pub fn poll_head(&mut self, key: StreamKey, cx: &Context<'_>) -> Poll<Result<HeadPart<W::Response>, StreamError>> {
         let lost = self.side.lost();
         let Some(stream) = self.get(key) else {
             return Poll::Ready(Err(StreamError::in_flight(lost, "the stream is gone")));
         };
-        if let Some(text) = stream.next_info() {
-            return Poll::Ready(Ok(HeadPart::Interim(text)));
+        if let Some(head) = stream.next_info() {
+            return Poll::Ready(Ok(HeadPart::Interim(head)));
         }
-        if let Some(text) = stream.head.take() {
+        if let Some(head) = stream.head.take() {
             let is_ended = stream.receiving == Receiving::Ended && stream.inbox.is_empty();
-            return Poll::Ready(Ok(HeadPart::Final(text, is_ended && stream.rare.is_none())));
+            return Poll::Ready(Ok(HeadPart::Final(head, is_ended && stream.rare.is_none())));
         }
         if let Some(error) = stream.error() {
             return Poll::Ready(Err(error.clone()));
@@ -438,9 +427,9 @@ impl Engine {
         if let Some(error) = stream.error().cloned() {
             return Poll::Ready(Some(Err(error.into())));
         }
-        if let Some(lines) = stream.take_trailers() {
+        if let Some(trailers) = stream.take_trailers() {
             let reason = self.side.broken();
-            return match parse_trailers(lines) {
+            return match W::read_trailers(trailers) {
                 Ok(fields) => Poll::Ready(Some(Ok(Frame::Trailers(fields)))),
                 Err(error) => {
                     let error = StreamError::in_flight(reason, format!("the trailers: {error}"));
@@ -478,7 +467,7 @@ impl Engine {
     }
 
     /// The next stream that the peer opened and did not break off at once.
-    pub fn next_accepted(&mut self) -> Option<Accepted> {
+    pub fn next_accepted(&mut self) -> Option<Accepted<W::Request>> {
         loop {
             let accepted = self.accepted.pop_front()?;
             match self.get(accepted.key) {
@@ -502,16 +491,12 @@ impl Engine {
     }
 
     fn put_goaway(&mut self, last: u32, reason: Reason, detail: &str) {
-        let at = self.control.len();
-        frame::put_header(&mut self.control, 0, Kind::Goaway, 0, 0);
-        self.control.extend_from_slice(&last.to_be_bytes());
-        frame::put_reason(&mut self.control, reason, detail);
-        frame::patch_length(&mut self.control[at..], 0);
+        self.wire.put_goaway(&mut self.control, last, reason, detail);
     }
 
     fn put_ping(&mut self, now: Duration) -> u64 {
         self.pings += 1;
-        frame::put(&mut self.control, Kind::Ping, 0, 0, &self.pings.to_be_bytes());
+        W::put_ping(&mut self.control, false, self.pings.to_be_bytes());
         self.ping = Some((self.pings, now));
         self.pings
     }
@@ -534,8 +519,7 @@ impl Engine {
         let error = StreamError { reason, unprocessed: self.peer.is_none(), detail: detail.into() };
         self.failed = Some(error.clone());
         self.partial = Vec::new();
-        let keys: Vec<_> = self.streams.iter().map(|(index, s)| StreamKey { index, id: s.id }).collect();
-        for key in keys {
+        for key in self.keys() {
             let unsent = self.side == Side::Origination && key.id > self.sent_id;
             self.kill(key, StreamError { unprocessed: unsent, ..error.clone() });
         }
@@ -544,20 +528,21 @@ impl Engine {
 
     /// Looks whether the peer still lives; `now` is the age of the connection. Returns when to look again.
     pub fn tick(&mut self, now: Duration) -> Result<Duration, ProtocolError> {
+        let (after, within) = W::KEEPALIVE;
         if let Some((_, since)) = self.ping {
             // Whatever comes is a sign of life; the answer may wait behind a slow link's worth of it.
-            let dead = since.max(self.heard) + KEEPALIVE_WITHIN;
-            return if now >= dead { protocol_error("no sign of life") } else { Ok(dead) };
+            let dead = since.max(self.heard) + within;
+            return if now >= dead { wire::protocol_error("no sign of life") } else { Ok(dead) };
         }
-        if self.open > 0 && now >= self.heard + KEEPALIVE_AFTER {
+        if self.open > 0 && now >= self.heard + after {
             self.put_ping(now);
-            return Ok(now + KEEPALIVE_WITHIN);
+            return Ok(now + within);
         }
-        Ok(if self.open > 0 { self.heard } else { now } + KEEPALIVE_AFTER)
+        Ok(if self.open > 0 { self.heard } else { now } + after)
     }
 }
 
-impl Drop for Engine {
+impl<W: Wire> Drop for Engine<W> {
     fn drop(&mut self) {
         self.budget.sub(self.held);
         self.budget.return_grant(self.growth.taken());

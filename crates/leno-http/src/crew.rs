@@ -14,7 +14,7 @@ const MAX_WAITING: usize = 128;
 
 /// The tasks of one worker that wait for a stream.
 #[derive(Default)]
-pub(super) struct Crew {
+pub(crate) struct Crew {
     waiting: RefCell<Vec<Rc<Post>>>,
 }
 

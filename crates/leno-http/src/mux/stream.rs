@@ -11,11 +11,11 @@
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use crate::hop::chunks::Chunks;
-use crate::hop::limits::{SEND_QUEUE, STREAM_WINDOW};
+use super::chunks::Chunks;
+use super::limits::{SEND_QUEUE, STREAM_WINDOW};
+use super::wire::Wire;
 use crate::refusal::StreamError;
+use crate::spare::SpareVec;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sending {
@@ -33,26 +33,29 @@ pub(super) enum Receiving {
 }
 
 /// What ends the sending half once the queue is empty.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Tail {
     None,
     End,
-    /// The lines of a TRAILERS frame.
-    Trailers(Vec<u8>),
+    /// Trailers as they go into a frame.
+    Trailers(SpareVec<u8>),
 }
 
 /// What comes besides a head and data.
-#[derive(Debug, Default)]
-pub(super) struct Rare {
+pub(super) struct Rare<W: Wire> {
     /// The 1xx heads that were not taken yet.
-    pub infos: Vec<Bytes>,
-    pub trailers: Option<Bytes>,
+    pub infos: Vec<W::Response>,
+    pub trailers: Option<W::Trailers>,
     /// What the reader gets instead of the rest.
     pub error: Option<StreamError>,
 }
 
-#[derive(Debug)]
-pub(super) struct Stream {
+impl<W: Wire> Default for Rare<W> {
+    fn default() -> Self {
+        Self { infos: Vec::new(), trailers: None, error: None }
+    }
+}
+
+pub(super) struct Stream<W: Wire> {
     pub id: u32,
     pub sending: Sending,
     pub receiving: Receiving,
@@ -75,9 +78,11 @@ pub(super) struct Stream {
     pub inbox: Chunks,
     /// 1xx heads sent.
     pub infos_sent: u8,
-    pub head: Option<Bytes>,
+    /// 100 is one of them.
+    pub is_continued: bool,
+    pub head: Option<W::Response>,
     /// What most streams never have.
-    pub rare: Option<Box<Rare>>,
+    pub rare: Option<Box<Rare<W>>>,
     /// What we let the peer send.
     pub receive_window: u32,
     /// What that is when nothing is on its way, held, or taken and not given back.
@@ -87,6 +92,8 @@ pub(super) struct Stream {
     pub credit: i64,
     /// About to be given back.
     pub is_credited: bool,
+    /// The second in which the reader last took something, or in which there was something to take again.
+    pub read_at: u32,
     /// When the window's size was last judged, and what was given back since.
     pub judged: Option<Duration>,
     pub taken: u32,
@@ -96,7 +103,7 @@ pub(super) struct Stream {
     pub watcher: Option<Waker>,
 }
 
-impl Stream {
+impl<W: Wire> Stream<W> {
     /// No stream: what a free place holds.
     pub fn empty() -> Self {
         Self {
@@ -113,12 +120,14 @@ impl Stream {
             wants_room: false,
             inbox: Chunks::default(),
             infos_sent: 0,
+            is_continued: false,
             head: None,
             rare: None,
             receive_window: 0,
             window: 0,
             credit: 0,
             is_credited: false,
+            read_at: 0,
             judged: None,
             taken: 0,
             reader: None,
@@ -139,6 +148,7 @@ impl Stream {
         self.is_in_round = false;
         self.wants_room = false;
         self.infos_sent = 0;
+        self.is_continued = false;
         self.receive_window = STREAM_WINDOW;
         self.window = STREAM_WINDOW;
         self.credit = 0;
@@ -160,12 +170,12 @@ impl Stream {
         self.watcher = None;
     }
 
-    pub fn rare(&mut self) -> &mut Rare {
+    pub fn rare(&mut self) -> &mut Rare<W> {
         self.rare.get_or_insert_default()
     }
 
     /// Takes something rare out, and the place for it when it is empty.
-    fn take_rare<T>(&mut self, take: impl FnOnce(&mut Rare) -> Option<T>) -> Option<T> {
+    fn take_rare<T>(&mut self, take: impl FnOnce(&mut Rare<W>) -> Option<T>) -> Option<T> {
         let rare = self.rare.as_mut()?;
         let taken = take(rare);
         if rare.infos.is_empty() && rare.trailers.is_none() && rare.error.is_none() {
@@ -174,11 +184,11 @@ impl Stream {
         taken
     }
 
-    pub fn next_info(&mut self) -> Option<Bytes> {
+    pub fn next_info(&mut self) -> Option<W::Response> {
         self.take_rare(|rare| if rare.infos.is_empty() { None } else { Some(rare.infos.remove(0)) })
     }
 
-    pub fn take_trailers(&mut self) -> Option<Bytes> {
+    pub fn take_trailers(&mut self) -> Option<W::Trailers> {
         self.take_rare(|rare| rare.trailers.take())
     }
 
