@@ -23,6 +23,10 @@ use scenarios::Scenario;
 /// Descriptors: an idle scenario holds 20,000 in one process.
 const DESCRIPTORS: u64 = 131_072;
 
+/// Rounds and milliseconds of a window unless told otherwise, and fewest of a run that is quoted: a median needs three.
+const ROUNDS: usize = 3;
+const WINDOW: u64 = 1500;
+
 /// Before each window: connections open, pools fill.
 const WARMUP: Duration = Duration::from_millis(400);
 
@@ -69,8 +73,8 @@ fn main() -> anyhow::Result<()> {
     raise_descriptors();
     let facts = machine::facts();
     eprintln!("{facts:#}");
-    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 3 });
-    let window = arguments.window.unwrap_or(if arguments.quick { 1000 } else { 1500 });
+    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 1 } else { ROUNDS });
+    let window = arguments.window.unwrap_or(if arguments.quick { 1000 } else { WINDOW });
     let times = Times { warmup: WARMUP, window: Duration::from_millis(window), count: true };
     let results = rounds::run(&arguments.pairs, &chosen, rounds, times)?;
     let heading = heading(&facts, &results);
@@ -78,7 +82,11 @@ fn main() -> anyhow::Result<()> {
     let text = format!("{heading}{}{tables}", report::goals::table(&results));
     print!("{text}");
     if let Some(root) = &arguments.docs {
-        report::docs::write(root, &results, &text, &heading, &arguments.pairs)?;
+        let unfit = unfit(&results, rounds, window);
+        let left = report::docs::write(root, &results, &text, &heading, &arguments.pairs, unfit)?;
+        if !left.is_empty() {
+            eprintln!("README.md is left as it is, since this run is not one to quote: {}", left.join("; "));
+        }
     }
     if let Some(file) = &arguments.report {
         std::fs::write(file, &text)?;
@@ -88,6 +96,19 @@ fn main() -> anyhow::Result<()> {
     }
     anyhow::ensure!(results.failures == 0, "{} measurements failed, see above", results.failures);
     Ok(())
+}
+
+/// Why figures of this run are not to be quoted, whatever was measured.
+fn unfit(results: &Results, rounds: usize, window: u64) -> Vec<String> {
+    let mut unfit = Vec::new();
+    if rounds < ROUNDS {
+        unfit.push(format!("{rounds} of at least {ROUNDS} rounds"));
+    }
+    if window < WINDOW {
+        unfit.push(format!("windows of {window} ms, at least {WINDOW} are needed"));
+    }
+    unfit.extend(machine::warning(results.others));
+    unfit
 }
 
 /// As far as this process may; what is started inherits it. Where the hard limit is low, the scenario with idle connections

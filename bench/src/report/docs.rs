@@ -96,17 +96,48 @@ pub fn plots(results: &Results, pairs: &[String]) -> Vec<(&'static str, String)>
     charts.into_iter().filter_map(|(name, chart)| Some((name, chart.svg()?))).collect()
 }
 
-/// Writes what `short`, the report and `plots` give into a checkout.
-pub fn write(root: &Path, results: &Results, report: &str, heading: &str, pairs: &[String]) -> anyhow::Result<()> {
+/// Cells of the README's table that would be empty though the pair has others.
+fn gaps(results: &Results, pairs: &[String]) -> Vec<String> {
+    let measured = |scenario: &str, pair: &str| results.ratio(scenario, pair, "relay", CPU).is_some();
+    let missing = |(scenario, _): &&(&str, &str)| !pairs.iter().any(|p| p != "relay" && measured(scenario, p));
+    let whole: Vec<&str> = SHORT.iter().filter(missing).map(|(scenario, _)| *scenario).collect();
+    let mut gaps: Vec<String> = whole.iter().map(|scenario| format!("{scenario} was not measured")).collect();
+    for pair in pairs.iter().filter(|p| *p != "relay" && SHORT.iter().any(|(s, _)| measured(s, p))) {
+        let missing = SHORT.iter().filter(|(s, _)| !whole.contains(s) && !measured(s, pair));
+        gaps.extend(missing.map(|(scenario, _)| format!("{scenario} has nothing of {pair}")));
+    }
+    gaps
+}
+
+/// Writes what `short`, the report and `plots` give into a checkout, and takes plots away that this run does not have. The README is
+/// what people quote: it is only written by a run that is whole, and for which nobody says `unfit`; the reasons are returned.
+pub fn write(
+    root: &Path,
+    results: &Results,
+    report: &str,
+    heading: &str,
+    pairs: &[String],
+    mut unfit: Vec<String>,
+) -> anyhow::Result<Vec<String>> {
     let folder = root.join("docs/guide/benchmarks");
     std::fs::create_dir_all(&folder)?;
+    for entry in std::fs::read_dir(&folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "svg") {
+            std::fs::remove_file(path)?;
+        }
+    }
     let mut figures = String::new();
     for (name, svg) in plots(results, pairs) {
         std::fs::write(folder.join(format!("{name}.svg")), svg)?;
         figures.push_str(&format!("![{name}](benchmarks/{name}.svg)\n"));
     }
     replace(&root.join("docs/guide/benchmarks.md"), "figures", &format!("{figures}\n{report}"))?;
-    replace(&root.join("README.md"), "bench", &short(results, heading, pairs))
+    unfit.extend(gaps(results, pairs));
+    if unfit.is_empty() {
+        replace(&root.join("README.md"), "bench", &short(results, heading, pairs))?;
+    }
+    Ok(unfit)
 }
 
 /// Replaces what stands between `<!-- name -->` and `<!-- /name -->`.
@@ -132,17 +163,37 @@ mod tests {
         std::fs::write(root.path().join("README.md"), "a\n<!-- bench -->\nold\n<!-- /bench -->\nb\n").unwrap();
         let guide = root.path().join("docs/guide/benchmarks.md");
         std::fs::write(&guide, "c\n<!-- figures -->\n<!-- /figures -->\nd\n").unwrap();
+        let old = root.path().join("docs/guide/benchmarks/idle.svg");
+        std::fs::create_dir_all(old.parent().unwrap()).unwrap();
+        std::fs::write(&old, "of another run").unwrap();
         let mut results = Results::default();
-        for (pair, cpu) in [("relay", 10.0), ("leno", 8.0)] {
-            let mut sample = Sample { scenario: "h1-c64".into(), pair: pair.into(), ..Sample::default() };
-            sample.set(CPU, cpu);
-            results.samples.push(sample);
-        }
+        let measure = |results: &mut Results, scenario: &str| {
+            for (pair, cpu) in [("relay", 10.0), ("leno", 8.0)] {
+                let mut sample = Sample { scenario: scenario.into(), pair: pair.into(), ..Sample::default() };
+                sample.set(CPU, cpu);
+                results.samples.push(sample);
+            }
+        };
         let pairs = ["relay", "leno"].map(str::to_owned);
-        write(root.path(), &results, "REPORT\n", "today\nmore", &pairs).unwrap();
-        let readme = std::fs::read_to_string(root.path().join("README.md")).unwrap();
+        let write = |results: &Results, unfit: &[&str]| {
+            let unfit = unfit.iter().map(|u| (*u).to_owned()).collect();
+            let left = write(root.path(), results, "REPORT\n", "today\nmore", &pairs, unfit).unwrap();
+            (left, std::fs::read_to_string(root.path().join("README.md")).unwrap())
+        };
+        measure(&mut results, "h1-c64");
+        // A part of the table, or a busy machine, is not for the README; the guide has it all the same, without old plots.
+        let (left, readme) = write(&results, &[]);
+        assert!(left.len() == 3 && left[0] == "h1-c1 was not measured" && readme.contains("old"), "{left:?} {readme}");
+        assert!(!old.exists());
+        for (scenario, _) in SHORT.iter().filter(|(s, _)| *s != "h1-c64") {
+            measure(&mut results, scenario);
+        }
+        let (left, readme) = write(&results, &["others use 50 %"]);
+        assert!(left == ["others use 50 %"] && readme.contains("old"), "{left:?} {readme}");
+        let (left, readme) = write(&results, &[]);
+        assert_eq!(left, Vec::<String>::new());
         assert!(readme.starts_with("a\n") && readme.ends_with("<!-- /bench -->\nb\n"), "{readme}");
-        assert!(readme.contains("| **leno** | – | – | 0.80 | – |") && !readme.contains("old"), "{readme}");
+        assert!(readme.contains("| **leno** | 0.80 | 0.80 | 0.80 | 0.80 |") && !readme.contains("old"), "{readme}");
         let guide = std::fs::read_to_string(guide).unwrap();
         assert!(guide.contains("![cpu-http](benchmarks/cpu-http.svg)\n\nREPORT\n<!-- /figures -->\nd"), "{guide}");
         assert!(root.path().join("docs/guide/benchmarks/cpu-http.svg").exists());
