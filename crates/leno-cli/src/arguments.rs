@@ -167,7 +167,7 @@ pub struct RunArguments {
     /// What the member is.
     #[command(flatten)]
     pub member: MemberArguments,
-    /// How long the program may take to end after SIGTERM before it is killed
+    /// How long the program, and then what it left behind, may take to end after SIGTERM before it is killed
     #[arg(long, default_value = "10s", value_parser = crate::member::duration)]
     pub stop_grace: std::time::Duration,
     /// The program and its arguments

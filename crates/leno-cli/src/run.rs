@@ -4,13 +4,14 @@
 //! closes a port: the successor accepts on the same sockets, and the predecessor retires with its connections.
 //!
 //! ```text
-//!   bind sockets → start proxy → proxy ready → start program → wait ─┬─ program ended → drain proxy → exit with its code
+//!   bind sockets → start proxy → proxy ready → start program → wait ─┬─ program ended → end what it left → end proxy → exit with its code
 //!                                                                    ├─ SIGTERM/SIGINT → drain inbound → end program → end outbound
 //!                                                                    ├─ SIGHUP → successor ready → retire predecessor
 //!                                                                    └─ proxy died → start it again on the same sockets
 //! ```
 
 mod exposure;
+mod left_behind;
 mod proxy_process;
 mod sockets;
 
@@ -46,6 +47,7 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
         let drain_limit = settings.drain.deregister + settings.drain.requests + DRAIN_MARGIN;
         let command = ProxyCommand::from_own_arguments(sockets)?;
         let mut signals = Signals::listen()?;
+        leno_sys::process::adopt_orphans()?;
         // Nothing is under way yet: whoever stops the member now does not wait for a control plane that is not there.
         let mut proxy = tokio::select! {
             proxy = command.start(false) => proxy?,
@@ -103,6 +105,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     replace: Signal,
+    /// A child has ended; also one that was adopted, which nobody else waits for.
+    child: Signal,
     /// Asks many programs to open their logs again; there is nothing to do here, and it must not end anything.
     _reopen: Signal,
 }
@@ -113,6 +117,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             replace: signal(SignalKind::hangup())?,
+            child: signal(SignalKind::child())?,
             _reopen: signal(SignalKind::user_defined1())?,
         })
     }
@@ -135,6 +140,7 @@ enum Event {
     ProxyDied(ExitStatus),
     Stop,
     Replace,
+    Orphans,
     Exposed(String),
 }
 
@@ -158,10 +164,15 @@ impl Supervisor {
             };
             match event {
                 Event::ProgramEnded(status) => {
-                    self.end_proxies(true).await;
+                    say(status);
+                    // Nobody is sent here any more, while what the program left behind ends.
+                    self.proxy.drain();
+                    self.end_left_behind(self.stop_grace).await;
+                    self.end_proxies().await;
                     return Ok(exit_code_of(status));
                 }
                 Event::Stop => return self.stop().await,
+                Event::Orphans => self.reap_left_behind(),
                 Event::Exposed(message) => {
                     tracing::error!("{message}");
                     self.stop().await?;
@@ -220,6 +231,7 @@ impl Supervisor {
             _ = self.signals.terminate.recv() => Event::Stop,
             _ = self.signals.interrupt.recv() => Event::Stop,
             _ = self.signals.replace.recv() => Event::Replace,
+            _ = self.signals.child.recv() => Event::Orphans,
             message = self.exposure.exposed() => Event::Exposed(message),
         })
     }
@@ -232,8 +244,11 @@ impl Supervisor {
         tokio::select! {
             _ = drained => {}
             status = self.program.wait() => {
-                self.end_proxies(false).await;
-                return Ok(exit_code_of(status?));
+                let status = status?;
+                say(status);
+                self.end_left_behind(self.stop_grace).await;
+                self.end_proxies().await;
+                return Ok(exit_code_of(status));
             }
             _ = self.signals.terminate.recv() => {}
             _ = self.signals.interrupt.recv() => {}
@@ -241,6 +256,7 @@ impl Supervisor {
         if let Some(pid) = self.program.id() {
             let _ = leno_sys::process::send_signal(pid, SIGTERM);
         }
+        let asked = Instant::now();
         let status = match tokio::time::timeout(self.stop_grace, self.program.wait()).await {
             Ok(status) => status?,
             Err(_) => {
@@ -249,19 +265,27 @@ impl Supervisor {
                 self.program.wait().await?
             }
         };
-        self.end_proxies(false).await;
+        say(status);
+        self.end_left_behind(self.stop_grace.saturating_sub(asked.elapsed())).await;
+        self.end_proxies().await;
         Ok(exit_code_of(status))
     }
 
-    /// Ends the proxy and its predecessors; `drain` first tells the current one to deregister.
-    async fn end_proxies(&mut self, drain: bool) {
-        if drain {
-            self.proxy.drain();
-        }
+    /// Ends the proxy and its predecessors.
+    async fn end_proxies(&mut self) {
         self.proxy.end(self.drain_limit).await;
         for proxy in &mut self.retiring {
             proxy.end(self.drain_limit).await;
         }
+    }
+}
+
+/// How the program ended. That it did what it was to do is no news.
+fn say(status: ExitStatus) {
+    if status.success() {
+        tracing::info!("the program ended ({status})");
+    } else {
+        tracing::warn!("the program ended ({status})");
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions};
 
 pub use libc::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
 
@@ -131,6 +131,39 @@ pub fn is_descendant(pid: u32, ancestor: u32) -> bool {
     false
 }
 
+/// From now on this process is the parent of whatever its descendants leave behind when they end, in place of init (prctl(2),
+/// `PR_SET_CHILD_SUBREAPER`): it can find and end them, and has to [`reap`] them.
+pub fn adopt_orphans() -> io::Result<()> {
+    // Any number but none turns it on.
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// The processes that a process started or adopted, and theirs, all the way down; those that ended and were not waited for too.
+#[must_use]
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let numbers = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let all = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pairs: Vec<(u32, u32)> = all.filter_map(|child| Some((child, parent_of(child)?))).collect();
+    let mut found = Vec::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        let children = pairs.iter().filter(|(child, p)| *p == parent && !found.contains(child));
+        let children: Vec<u32> = children.map(|(child, _)| *child).collect();
+        found.extend(&children);
+        parents.extend(children);
+    }
+    found
+}
+
+/// Takes note of the end of a child that was adopted, so that its number is free again; does nothing while it runs. Never for a
+/// child that somebody else in this process waits for.
+pub fn reap(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // An error means that it is not our child: then there is nothing to do.
+        let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+    }
+}
+
 /// `PPid` of proc_pid_status(5).
 fn parent_of(pid: u32) -> Option<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -148,6 +181,27 @@ mod tests {
         let me = std::process::id();
         assert!(is_descendant(me, me) && is_descendant(me, parent) && is_descendant(me, 1));
         assert!(!is_descendant(parent, me) && !is_descendant(u32::MAX, me));
+    }
+
+    #[test]
+    fn descendants_are_found_at_any_depth() {
+        // `true` keeps the shell from becoming the sleep itself.
+        let mut child = Command::new("sh").args(["-c", "sleep 600; true"]).stdin(Stdio::null()).spawn().unwrap();
+        let me = std::process::id();
+        let grandchild = loop {
+            if let Some(pid) = descendants(child.id()).first() {
+                break *pid;
+            }
+            std::thread::yield_now();
+        };
+        let all = descendants(me);
+        assert!(all.contains(&child.id()) && all.contains(&grandchild) && !all.contains(&me), "{all:?}");
+        // Neither is an orphan of ours, and both run: nothing happens.
+        reap(grandchild);
+        reap(u32::MAX);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        send_signal(grandchild, libc::SIGKILL).unwrap();
     }
 
     #[test]

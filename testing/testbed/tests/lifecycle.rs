@@ -242,6 +242,45 @@ fn the_program_decides_the_exit_code_and_nothing_is_left() {
 }
 
 #[test]
+fn what_the_program_leaves_behind_is_ended() {
+    if !can_run("left_behind", apps::NEEDS) {
+        return;
+    }
+    let network = Network::new(&["one"]);
+    let mesh = Mesh::start(&network, "one", &[]);
+    let gone = |family: &[u32]| {
+        let left: Vec<_> = family.iter().filter(|p| std::path::Path::new(&format!("/proc/{p}")).exists()).collect();
+        assert!(left.is_empty(), "{left:?} of {family:?}");
+    };
+    // The proxy, the program, what it started, and that in a session of its own.
+    let start = |name: &str, script: &str| {
+        let flags = ["--stop-grace", "2s", "--admin", "127.0.0.1:15020"];
+        let mut member = mesh.run(network.host("one"), name, name, &flags, &["sh", "-c", script]);
+        let family = testbed::wait::until("everything runs", || {
+            let family = testbed::process::descendants(member.process().pid());
+            if family.len() >= 4 { Ok(family) } else { Err(format!("{family:?}")) }
+        });
+        (member, family)
+    };
+    // A master that is killed, as by a lack of memory.
+    let (mut member, family) = start("master", "sleep 1000 & setsid sleep 1000 & wait");
+    let program = family
+        .iter()
+        .copied()
+        .find(|p| std::fs::read_to_string(format!("/proc/{p}/comm")).is_ok_and(|name| name.trim() == "sh"));
+    testbed::process::kill(program.expect("the shell"));
+    assert_eq!(member.process().wait().code(), Some(137), "{}", member.log());
+    gone(&family);
+    let log = member.log();
+    assert!(log.contains("the program ended (signal: 9") && log.contains("left 2 processes behind"), "{log}");
+    // One that does not want to end.
+    let (mut member, family) = start("deaf", "(trap '' TERM; sleep 1000; sleep 1000) & setsid sleep 1000 & wait");
+    member.process().signal(Signal::TERM);
+    assert_eq!(member.process().wait().code(), Some(128 + 15), "{}", member.log());
+    gone(&family);
+}
+
+#[test]
 fn two_members_do_not_share_a_state_directory() {
     if !can_run("state_directory", apps::NEEDS) {
         return;

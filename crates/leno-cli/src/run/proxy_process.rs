@@ -154,6 +154,11 @@ impl ProxyProcess {
         }
     }
 
+    /// Its number, until its end was taken note of.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Whether it is gone already, without waiting.
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
