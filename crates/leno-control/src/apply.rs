@@ -19,6 +19,9 @@ use crate::world::encode;
 /// Attempts of a write without a given version: each loses only to another writer's success.
 const MAX_ATTEMPTS: usize = 16;
 
+/// Errors of one document that its message tells; its diagnostics have them all.
+const MAX_TOLD: usize = 20;
+
 /// What a write is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -209,10 +212,19 @@ fn refusals(diagnostics: &[Diagnostic], results: &[ApplyResult]) -> Vec<ApplyRes
         };
         if let Some(existing) = refused.iter_mut().find(|r| r.object == object) {
             existing.diagnostics.push(diagnostic(found));
+            if let Some(error) = existing.error.as_mut().filter(|_| existing.diagnostics.len() <= MAX_TOLD) {
+                error.message = format!("{}; {found}", error.message);
+            }
         } else if !results.iter().any(|r| r.object == object) {
             let error = Some(error(ErrorReason::Invalid, found.to_string()));
             let diagnostics = vec![diagnostic(found)];
             refused.push(ApplyResult { object, action: Action::Refused, version: None, error, diagnostics });
+        }
+    }
+    for result in &mut refused {
+        let more = result.diagnostics.len().saturating_sub(MAX_TOLD);
+        if let Some(error) = result.error.as_mut().filter(|_| more > 0) {
+            error.message = format!("{}; and {more} more", error.message);
         }
     }
     refused

@@ -173,6 +173,13 @@ async fn faults_have_positions_and_leave_other_documents_alone() {
         assert!(!response.is_success(), "{bad:.60}");
         assert!(response.diagnostics.iter().all(|d| d.line > 0), "{response:?}");
     }
+    // Of several errors in one document each is told with its place, in the message as far as people read.
+    let ports = "    - {port: 0}\n".repeat(25);
+    let many = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: many}}\nspec:\n  ports:\n{ports}");
+    let response = client.apply(&many, None, false).await.unwrap();
+    let message = &response.results[0].error.as_ref().unwrap().message;
+    assert!(message.contains("6:14") && message.contains("25:14") && message.ends_with("; and 5 more"), "{message}");
+    assert_eq!((response.diagnostics.len(), response.results[0].diagnostics.len()), (25, 25));
     assert_eq!(client.list("meshconfigs", None).await.unwrap().items.len(), 0);
     plane.shutdown().await;
 }

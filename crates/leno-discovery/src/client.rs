@@ -50,6 +50,9 @@ pub enum ClientError {
     /// The HTTP/2 handshake failed.
     #[error("control plane: {0}")]
     Transport(String),
+    /// The connection ended in the middle.
+    #[error("the connection to the control plane was lost: {0}")]
+    Lost(String),
     /// The server refused; its words.
     #[error("the control plane refused: {}", .0.message())]
     Refused(Box<tonic::Status>),
@@ -67,7 +70,7 @@ impl ClientError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Connector(e) => e.reason,
-            Self::Transport(_) => Reason::ControlPlaneUnreachable,
+            Self::Transport(_) | Self::Lost(_) => Reason::ControlPlaneUnreachable,
             // `word: detail`, as the server's Refusal renders.
             Self::Refused(status) => status
                 .message()
@@ -88,7 +91,7 @@ impl ClientError {
                     | Reason::CertificateRevoked
                     | Reason::CertificateInvalid
             ),
-            Self::Connector(_) | Self::Transport(_) => false,
+            Self::Connector(_) | Self::Transport(_) | Self::Lost(_) => false,
         }
     }
 }
@@ -136,7 +139,11 @@ pub async fn redeem(
 }
 
 fn refused(status: tonic::Status) -> ClientError {
-    ClientError::Refused(Box::new(status))
+    // What came from the server is the whole story; what was made here has the failure of the connection behind it.
+    match std::error::Error::source(&status) {
+        Some(_) => ClientError::Lost(status.message().to_owned()),
+        None => ClientError::Refused(Box::new(status)),
+    }
 }
 
 async fn channel(connector: &Connector) -> Result<Channel, ClientError> {

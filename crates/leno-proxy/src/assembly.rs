@@ -69,7 +69,7 @@ pub fn run(settings: ProxySettings) -> Result<(), StartError> {
     };
     let metrics = Arc::new(Metrics::default());
     let log = LogWriter::start(&log_target(&settings.access_log), metrics.log_drops())
-        .map_err(|e| io::Error::new(e.kind(), format!("--access-log {:?}: {e}", settings.access_log)))?;
+        .map_err(|e| io::Error::new(e.kind(), format!("--access-log {}: {e}", settings.access_log)))?;
     let telemetry = Arc::new(Telemetry { metrics, log: log.sender() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = LocalSet::new().block_on(&runtime, live(settings, listeners, telemetry));

@@ -229,6 +229,18 @@ pub enum AccessLogTarget {
     File(PathBuf),
 }
 
+/// As the flag has it.
+impl fmt::Display for AccessLogTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Stdout => f.write_str("stdout"),
+            Self::Stderr => f.write_str("stderr"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
 /// How long the phases of a drain may take (D11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct DrainDeadlines {

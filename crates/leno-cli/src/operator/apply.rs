@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use leno_api::{Action, ApplyResponse};
+use leno_api::{Action, ApplyResponse, ClientError, ErrorReason};
 use leno_model::kind::Kind;
 
 use super::connection::{Api, block_on, failure};
@@ -25,7 +25,7 @@ pub fn apply(api: &ApiArguments, arguments: &ApplyArguments) -> Result<ExitCode,
                 .client
                 .apply(&source.text, arguments.namespace.as_deref(), arguments.dry_run)
                 .await
-                .map_err(failure)?;
+                .map_err(|e| about(&source.name, e))?;
             whole &= answer.is_success();
             eprint!("{}", print::diagnostics(&source.name, &answer.diagnostics));
             if arguments.output == OutputFormat::Table {
@@ -47,8 +47,8 @@ pub fn delete(api: &ApiArguments, arguments: &DeleteArguments) -> Result<ExitCod
     block_on(async {
         let mut whole = true;
         for source in &sources {
-            let answer =
-                api.client.delete_documents(&source.text, Some(&arguments.namespace), false).await.map_err(failure)?;
+            let answer = api.client.delete_documents(&source.text, Some(&arguments.namespace), false).await;
+            let answer = answer.map_err(|e| about(&source.name, e))?;
             whole &= answer.is_success();
             eprint!("{}", print::diagnostics(&source.name, &answer.diagnostics));
             report(&source.name, &answer);
@@ -77,6 +77,16 @@ async fn warn_of_instances(api: &Api, namespace: &str, name: &str) {
     }
 }
 
+/// A failure of a whole file, with its name; what keeps every request from being answered is about no file.
+fn about(source: &str, error: ClientError) -> Failure {
+    match error {
+        ClientError::Refused { body, .. } if matches!(body.reason, ErrorReason::TooLarge | ErrorReason::BadRequest) => {
+            Failure::Failed(anyhow::anyhow!("{source}: {}", body.message))
+        }
+        other => failure(other),
+    }
+}
+
 /// MeshConfig lives in the system namespace whatever `-n` says.
 pub fn namespace(kind: Kind, given: &str) -> &str {
     if given == leno_model::names::DEFAULT_NAMESPACE { kind.default_namespace() } else { given }
@@ -95,7 +105,9 @@ fn report(source: &str, answer: &ApplyResponse) {
         };
         match &result.error {
             // What is wrong with the text was told with its place already.
-            Some(error) if !error.diagnostics.is_empty() => eprintln!("{source}: {object} {word}"),
+            Some(error) if error.reason == ErrorReason::Invalid && !result.diagnostics.is_empty() => {
+                eprintln!("{source}: {object} {word}")
+            }
             Some(error) => eprintln!("{source}: {object} {word}: {}", error.message),
             None => println!("{object} {word}{suffix}"),
         }
