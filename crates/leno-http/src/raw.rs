@@ -16,8 +16,9 @@ use tokio::net::TcpStream;
 use crate::body::{Body, BodyError, Frame, PollFrame};
 use crate::spare;
 
-/// One per worker thread; large enough that a bulk stream costs few calls (DESIGN section 6).
-pub const SCRATCH: usize = 64 * 1024;
+/// One per worker thread; large enough that a bulk stream costs few calls (DESIGN section 6), and that few records and frames of
+/// a busy hop are cut by the end of a read: their pieces are copied.
+pub const SCRATCH: usize = 128 * 1024;
 
 /// Silence after which the kernel probes a stream's peer.
 const KEEPALIVE_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
@@ -80,7 +81,8 @@ pub(crate) fn read_bytes(io: &TcpStream) -> io::Result<Bytes> {
         })
     });
     // All blocks are in use, by readers that are slower than this one.
-    read.unwrap_or_else(|| with_scratch(|scratch| read_some(io, scratch).map(|length| spare::copy(&scratch[..length]))))
+    let copied = |scratch: &mut [u8]| read_some(io, scratch).map(|length| spare::copy(&scratch[..length]));
+    read.unwrap_or_else(|| with_scratch(|scratch| copied(&mut scratch[..spare::READ_BLOCK])))
 }
 
 /// Reads once. A read that does not fill the buffer has emptied the socket, so it also clears readiness: the next poll waits

@@ -146,7 +146,7 @@ where
 
 /// Bytes of a block from which pieces are cut. A piece that lives long holds all of its block, so blocks are small.
 const BLOCK: usize = 4096;
-/// Larger pieces get memory of their own.
+/// Larger pieces are cut from the blocks that sockets are read into, or get memory of their own.
 pub(crate) const LARGEST_PIECE: usize = 1536;
 /// Blocks that a thread keeps: what is read for 64 requests at a time.
 const BLOCKS: usize = 32;
@@ -157,10 +157,14 @@ thread_local! {
     static CUT: RefCell<VecDeque<BytesMut>> = const { RefCell::new(VecDeque::new()) };
 }
 
-/// A copy of `bytes`, cut from a block that earlier pieces have left.
+/// A copy of `bytes`, cut from a block that earlier pieces have left. Not for use within [`with_block`] if it may be large.
 pub(crate) fn copy(bytes: &[u8]) -> Bytes {
-    if bytes.is_empty() || bytes.len() > LARGEST_PIECE {
+    if bytes.is_empty() || bytes.len() > LEAST_ROOM {
         return Bytes::copy_from_slice(bytes);
+    }
+    if bytes.len() > LARGEST_PIECE {
+        // A frame of DATA has room in each of these.
+        return with_block(|block| cut(block, bytes)).unwrap_or_else(|| Bytes::copy_from_slice(bytes));
     }
     CUT.with(|blocks| {
         let mut blocks = blocks.borrow_mut();
@@ -183,17 +187,18 @@ pub(crate) fn copy(bytes: &[u8]) -> Bytes {
 }
 
 /// Bytes of a block that sockets are read into.
-const READ_BLOCK: usize = 64 * 1024;
+pub(crate) const READ_BLOCK: usize = 64 * 1024;
 /// A block with less room than this is not read into until its pieces are gone: short reads cost more calls.
 const LEAST_ROOM: usize = 20 * 1024;
-/// Blocks for reading that a thread has at most; beyond them, what is read is copied. Three reads of 16 KiB each.
-const READ_BLOCKS: usize = 16;
+/// Blocks for reading that a thread has at most; beyond them, what is read is copied. A dozen reads of 16 KiB: more would stay
+/// behind after every burst.
+const READ_BLOCKS: usize = 4;
 
 thread_local! {
     static READ: RefCell<VecDeque<BytesMut>> = const { RefCell::new(VecDeque::new()) };
 }
 
-/// Lends an empty block with room for a read; `None` while the pieces of all of them are in use. Must not be nested.
+/// Lends an empty block with room for [`LEAST_ROOM`] bytes; `None` while the pieces of all of them are in use. Must not be nested.
 pub(crate) fn with_block<T>(work: impl FnOnce(&mut BytesMut) -> T) -> Option<T> {
     READ.with(|blocks| {
         let mut blocks = blocks.borrow_mut();

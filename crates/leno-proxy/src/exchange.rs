@@ -12,7 +12,7 @@
 mod facts;
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -40,14 +40,14 @@ use crate::{deadline, trace};
 #[derive(Default)]
 pub struct Subject {
     /// What a new policy judges. Only inbound exchanges are judged here; the origination's are judged by its peer.
-    pub inbound: Option<InboundSubject>,
+    pub inbound: OnceCell<InboundSubject>,
     /// The caller's side.
     pub request: RequestSide,
 }
 
 impl live::Subject for Subject {
     fn clear(&mut self) {
-        self.inbound = None;
+        self.inbound.take();
         self.request.clear();
     }
 }
@@ -144,16 +144,11 @@ impl DerefMut for Exchange {
 impl Exchange {
     /// Enters a request into the table.
     #[must_use]
-    pub fn http(
-        worker: &Rc<Worker>,
-        direction: Direction,
-        head: &mut RequestHead,
-        subject: Option<InboundSubject>,
-    ) -> Self {
+    pub fn http(worker: &Rc<Worker>, direction: Direction, head: &mut RequestHead) -> Self {
         let protocol = if head.is_grpc() { AppProtocol::Grpc } else { AppProtocol::Http };
         // First of all, so that whatever becomes of it has an id.
         let request_id = trace::join(&mut head.fields, worker);
-        let mut exchange = Self::new(worker, direction, Class::Request, protocol, subject, request_id);
+        let mut exchange = Self::new(worker, direction, Class::Request, protocol, request_id);
         if worker.telemetry().is_logging() {
             exchange.facts.method = match &head.method {
                 Method::Get => Bytes::from_static(b"GET"),
@@ -168,9 +163,9 @@ impl Exchange {
 
     /// Enters a TCP stream into the table.
     #[must_use]
-    pub fn tcp(worker: &Rc<Worker>, direction: Direction, subject: Option<InboundSubject>) -> Self {
+    pub fn tcp(worker: &Rc<Worker>, direction: Direction) -> Self {
         let request_id = trace::fresh(worker);
-        Self::new(worker, direction, Class::Stream, AppProtocol::Tcp, subject, request_id)
+        Self::new(worker, direction, Class::Stream, AppProtocol::Tcp, request_id)
     }
 
     fn new(
@@ -178,14 +173,13 @@ impl Exchange {
         direction: Direction,
         class: Class,
         protocol: AppProtocol,
-        subject: Option<InboundSubject>,
         request_id: RequestId,
     ) -> Self {
         let spare = EXCHANGES.with(|rooms| rooms.borrow_mut().pop());
         let mut parts = spare.unwrap_or_else(|| Box::new(Parts::empty()));
         (parts.facts.direction, parts.facts.protocol) = (direction, protocol);
         (parts.facts.request_id, parts.started) = (request_id, worker.now());
-        let live = worker.live.begin(class, 0, |row| row.inbound = subject);
+        let live = worker.live.begin(class, 0);
         Self { parts: Some(parts), live, worker: Rc::clone(worker) }
     }
 

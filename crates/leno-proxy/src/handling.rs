@@ -41,6 +41,8 @@ impl<W> Handling<W> {
     }
 
     /// The answer is `work`'s.
+    // `work` is large, and made where it stays.
+    #[inline(always)]
     pub fn under_way(exchange: Exchange, work: W) -> Self {
         Self(State::Under(Some(exchange), work))
     }

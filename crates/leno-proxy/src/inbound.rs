@@ -40,16 +40,16 @@ pub fn handle(worker: &Rc<Worker>, peer: Rc<Peer>, meta: &StreamMeta, mut reques
     let Ok(service) = worker.service_name(namespace, name) else {
         return Handling::refused(Refusal::new(Reason::MalformedRequest, "the stream names no service"));
     };
-    let subject = Some(InboundSubject {
+    let mut exchange = match meta.kind {
+        StreamKind::Http => Exchange::http(worker, Direction::Inbound, &mut request.head),
+        StreamKind::Tcp => Exchange::tcp(worker, Direction::Inbound),
+    };
+    exchange.live.subject.inbound.get_or_init(|| InboundSubject {
         service: service.clone(),
         port: meta.port,
         peer: Rc::clone(&peer),
         head: (meta.kind == StreamKind::Http).then(|| request.head.clone()),
     });
-    let mut exchange = match meta.kind {
-        StreamKind::Http => Exchange::http(worker, Direction::Inbound, &mut request.head, subject),
-        StreamKind::Tcp => Exchange::tcp(worker, Direction::Inbound, subject),
-    };
     exchange.facts.port = meta.port;
     exchange.facts.source = Some(peer.identity.spiffe.clone());
     exchange.facts.destination = worker.identity();
@@ -227,7 +227,7 @@ fn in_flight(reason: Reason, detail: &'static str) -> Refusal {
 /// A new snapshot: what it denies of what is under way is ended (D15), and so is what comes from revoked identities.
 pub fn judge_again(worker: &Worker, next: &Snapshot) {
     worker.live.judge(|subject| {
-        let inbound = subject.inbound.as_ref()?;
+        let inbound = subject.inbound.get()?;
         let revoked = next.tls.as_ref().and_then(|tls| tls.recheck(&inbound.peer.identity).err());
         if revoked.is_some_and(|e| e.reason == Reason::CertificateRevoked) {
             return Some(Reason::CertificateRevoked);

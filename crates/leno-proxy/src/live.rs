@@ -132,16 +132,15 @@ impl<J> Default for LiveTable<J> {
 }
 
 impl<J: Subject> LiveTable<J> {
-    /// Enters an exchange, whose subject `fill` makes of an empty one; it leaves when the guard is dropped.
+    /// Enters an exchange, with an empty subject; it leaves when the guard is dropped.
     #[must_use]
-    pub fn begin(self: &Rc<Self>, class: Class, idle: u32, fill: impl FnOnce(&mut J)) -> LiveGuard<J> {
+    pub fn begin(self: &Rc<Self>, class: Class, idle: u32) -> LiveGuard<J> {
         // In a place that an earlier exchange has left, if there is one.
         let mut live = self.spare.borrow_mut().pop().unwrap_or_else(|| Rc::new(Live::empty()));
         let row = Rc::get_mut(&mut live).expect("kept only when nobody else has it");
         *row.class.get_mut() = class;
         *row.active.get_mut() = self.tick.get();
         *row.idle.get_mut() = idle;
-        fill(&mut row.subject);
         let key = self.rows.borrow_mut().insert(Rc::clone(&live));
         LiveGuard { table: Rc::clone(self), live, key }
     }
@@ -248,18 +247,18 @@ mod tests {
         fn clear(&mut self) {}
     }
 
-    impl Subject for &'static str {
+    impl Subject for Cell<&'static str> {
         fn clear(&mut self) {
-            *self = "";
+            self.set("");
         }
     }
 
     #[test]
     fn only_the_idle_are_ended() {
-        let table = Rc::new(LiveTable::default());
-        let idle = table.begin(Class::Request, 2, |()| ());
-        let busy = table.begin(Class::Request, 2, |()| ());
-        let patient = table.begin(Class::Stream, 0, |()| ());
+        let table = Rc::new(LiveTable::<()>::default());
+        let idle = table.begin(Class::Request, 2);
+        let busy = table.begin(Class::Request, 2);
+        let patient = table.begin(Class::Stream, 0);
         for _ in 0..3 {
             table.tick();
             busy.touch();
@@ -273,10 +272,10 @@ mod tests {
 
     #[test]
     fn a_new_policy_ends_whom_it_denies() {
-        let table = Rc::new(LiveTable::default());
-        let (good, bad) =
-            (table.begin(Class::Stream, 0, |s| *s = "good"), table.begin(Class::Stream, 0, |s| *s = "bad"));
-        table.judge(|who| (*who == "bad").then_some(Reason::DeniedByPolicy));
+        let table = Rc::new(LiveTable::<Cell<&'static str>>::default());
+        let (good, bad) = (table.begin(Class::Stream, 0), table.begin(Class::Stream, 0));
+        bad.subject.set("bad");
+        table.judge(|who| (who.get() == "bad").then_some(Reason::DeniedByPolicy));
         bad.end(Reason::Draining);
         assert_eq!((good.ended(), bad.ended()), (None, Some(Reason::DeniedByPolicy)), "the first reason stays");
         let mut cx = Context::from_waker(Waker::noop());
@@ -286,19 +285,21 @@ mod tests {
 
     #[test]
     fn a_row_that_is_used_again_is_as_new() {
-        let table = Rc::new(LiveTable::default());
-        let first = table.begin(Class::Stream, 7, |s| *s = "first");
+        let table = Rc::new(LiveTable::<Cell<&'static str>>::default());
+        let first = table.begin(Class::Stream, 7);
+        first.subject.set("first");
         let place = Rc::as_ptr(&first.share());
         let mut cx = Context::from_waker(Waker::noop());
         assert!(first.poll_ended(1, &mut cx).is_pending());
         first.end(Reason::Draining);
         drop(first);
-        let second = table.begin(Class::Request, 0, |s| assert_eq!(*s, ""));
+        let second = table.begin(Class::Request, 0);
         assert_eq!(Rc::as_ptr(&second.share()), place);
         assert_eq!((second.class(), second.ended(), second.idle.get()), (Class::Request, None, 0));
+        assert_eq!(second.subject.get(), "");
         let shared = second.share();
         drop(second);
-        let third = table.begin(Class::Request, 0, |_| ());
+        let third = table.begin(Class::Request, 0);
         assert_ne!(Rc::as_ptr(&third.share()), Rc::as_ptr(&shared), "whoever still shares it keeps it");
     }
 }

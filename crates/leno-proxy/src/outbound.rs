@@ -96,7 +96,7 @@ impl Call {
 
 /// One request of a local caller, from its head to its record. Dropping it means that the caller is gone.
 pub fn handle(worker: &Rc<Worker>, caller: &Rc<LocalCaller>, mut request: Request) -> Handling<Attempts> {
-    let mut exchange = Exchange::http(worker, Direction::Outbound, &mut request.head, None);
+    let mut exchange = Exchange::http(worker, Direction::Outbound, &mut request.head);
     exchange.facts.source = worker.identity();
     match stages(worker, caller, &mut exchange, &mut request) {
         Ok(Next::Send(call)) => {

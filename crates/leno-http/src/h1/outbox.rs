@@ -22,15 +22,14 @@ impl Outbox {
             return;
         }
         self.queue.borrow_mut().push_back(head);
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
         }
     }
 
-    /// For the next exchange.
+    /// For the next exchange. Whom to wake stays: it is the same connection's task.
     pub fn clear(&self) {
         self.queue.borrow_mut().clear();
-        self.waker.take();
         self.continued.set(false);
     }
 
@@ -42,7 +41,11 @@ impl Outbox {
         match self.take() {
             Some(head) => Poll::Ready(head),
             None => {
-                self.waker.replace(Some(cx.waker().clone()));
+                let mut waker = self.waker.borrow_mut();
+                match &mut *waker {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    None => *waker = Some(cx.waker().clone()),
+                }
                 Poll::Pending
             }
         }

@@ -37,6 +37,7 @@ use crate::head::{BodyLength, Method, ResponseHead, Version};
 use crate::raw::{end_sending, probe_when_silent, reset};
 use crate::refusal::Refusal;
 use crate::serve::{DrainWatch, ServerSettings};
+use crate::spare::{self, stock};
 use crate::workplace::{Desk, Job};
 
 /// The rule that bytes behind an upgrade or CONNECT break: whether they are HTTP or not depends on an answer that is still to come.
@@ -91,7 +92,11 @@ where
 }
 
 /// What an exchange is made of, and what is left of it.
-type ExchangeDesk<H> = Desk<(Box<Connection>, ParsedRequest, Rc<H>), (Box<Connection>, After)>;
+type ExchangeDesk<H> = Desk<(Box<Connection>, Parsed, Rc<H>), (Box<Connection>, After)>;
+
+/// A request on its way to its exchange, in a box that is used again.
+type Parsed = Box<Option<ParsedRequest>>;
+stock!(PARSED: Box<Option<ParsedRequest>>);
 
 /// One exchange after the other. Each has its connection for its time.
 async fn exchanges<H, F>(desk: Rc<ExchangeDesk<H>>) -> Infallible
@@ -100,11 +105,11 @@ where
     F: Future<Output = Result<Response, Refusal>>,
 {
     loop {
-        let (mut connection, parsed, handler) = desk.next().await;
+        let (mut connection, mut parsed, handler) = desk.next().await;
         // All that lives in this future is written out here: another async function's state would be moved into it.
         let after = 'exchange: {
-            let mut asked = Asked::by(&parsed);
-            let Some(request) = connection.open(parsed, asked) else {
+            let mut asked = parsed.as_ref().as_ref().map(Asked::by).expect(FILLED);
+            let Some(request) = connection.open(&mut parsed, asked) else {
                 connection.settings.tell_refused(&early());
                 break 'exchange Box::pin(connection.refuse(early())).await;
             };
@@ -121,9 +126,14 @@ where
             connection.answer(asked, response).await
         };
         drop(handler);
+        // What was not taken: a request that was refused.
+        *parsed = None;
+        spare::give(parsed);
         desk.give((connection, after));
     }
 }
+
+const FILLED: &str = "filled with each request, and opened once";
 
 fn early() -> Refusal {
     Refusal::new(Reason::MalformedRequest, EARLY)
@@ -175,7 +185,7 @@ struct Connection {
 
 impl Connection {
     /// Waits for the next request. `None` ends the connection without a word.
-    async fn next_request(&mut self) -> Result<Option<ParsedRequest>, Refusal> {
+    async fn next_request(&mut self) -> Result<Option<Parsed>, Refusal> {
         if self.eof.get() && !self.source.has_ahead() {
             return Ok(None);
         }
@@ -203,7 +213,11 @@ impl Connection {
         };
         match result {
             Ok(head) => match request::read(head) {
-                Ok(parsed) => Ok(Some(parsed)),
+                Ok(parsed) => {
+                    let mut place: Parsed = spare::take().unwrap_or_default();
+                    *place = Some(parsed);
+                    Ok(Some(place))
+                }
                 Err(error) => Err(refusal_of(error)),
             },
             Err(HeadEnd::Eof(false) | HeadEnd::Io(_)) => Ok(None),
@@ -239,8 +253,9 @@ impl Connection {
     }
 
     /// Begins an exchange. `None`: bytes have come that nobody can read yet.
-    fn open(&mut self, parsed: ParsedRequest, asked: Asked) -> Option<Request> {
-        let framing = match parsed.head.length {
+    fn open(&mut self, parsed: &mut Option<ParsedRequest>, asked: Asked) -> Option<Request> {
+        let length = parsed.as_ref().expect(FILLED).head.length;
+        let framing = match length {
             _ if asked.switches() => Framing::Gated,
             BodyLength::Unknown => Framing::Chunked(Box::default()),
             BodyLength::Exact(length) if length > 0 => Framing::Length(length),
@@ -258,7 +273,7 @@ impl Connection {
         }
         let interim = (asked.version == Version::Http11).then_some(sink);
         let body = if has_body { Body::H1(body) } else { Body::Empty };
-        Some(Request { head: parsed.head, body, interim })
+        Some(Request { head: parsed.take().expect(FILLED).head, body, interim })
     }
 
     /// The way back for interim responses of the next exchange. Whoever still holds that of an earlier one must not reach it.

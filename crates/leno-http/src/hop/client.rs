@@ -89,20 +89,22 @@ impl Connection {
     /// Sends a request and waits for its response's head; bodies stream both ways from then on. As [`Connection::begin`] and
     /// [`OpenStream::poll_answer`]; dropping this future resets the stream.
     pub async fn open(&self, meta: &StreamMeta, request: Request) -> Result<Response, StreamError> {
+        if !self.shared.are_leaves_valid() {
+            self.shared.drain();
+        }
         let Request { head, body, interim } = request;
         let mut stream = self.begin(meta, &head, body)?;
         drop(head);
         std::future::poll_fn(|cx| stream.poll_answer(cx, interim.as_ref())).await
     }
 
-    /// Sends a request. Nothing of it leaves before the end of this turn, so its answer cannot have come when this returns.
+    /// Sends a request, on a connection that was asked in this turn whether it has room ([`Connection::has_room`]): whether the
+    /// leaves are valid is not looked at again. Nothing leaves before the end of this turn, so the answer cannot have come when
+    /// this returns.
     ///
     /// A body that is not there as a whole is sent by a task of its own, which ends when the body does, when the peer reads
     /// no more, or when the stream is broken off.
     pub fn begin(&self, meta: &StreamMeta, head: &RequestHead, body: Body) -> Result<OpenStream, StreamError> {
-        if !self.shared.are_leaves_valid() {
-            self.shared.drain();
-        }
         let is_end = body.is_end();
         let (key, rest) = self.shared.with(|e| {
             let key = e.open(|out| put_request(out, meta, head), is_end)?;

@@ -79,6 +79,8 @@ impl Work for Attempts {
 
 impl Attempts {
     /// Attempts at what `call` says; the first is made when polled, as of `now`.
+    // They are large, and made where they stay.
+    #[inline(always)]
     pub fn new(worker: &Rc<Worker>, exchange: &Exchange, call: Call, request: Request, now: u64) -> Self {
         let Request { head, body, interim } = request;
         let retries = call.rule.retry(&call.called.policy).retries;

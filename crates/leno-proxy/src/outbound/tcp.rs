@@ -43,7 +43,7 @@ async fn handle(
     port: u16,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let mut exchange = Exchange::tcp(&worker, Direction::Outbound, None);
+    let mut exchange = Exchange::tcp(&worker, Direction::Outbound);
     exchange.facts.source = worker.identity();
     exchange.facts.service = Some(called.service.clone());
     exchange.facts.port = port;

@@ -206,7 +206,7 @@ fn begin(worker: &Rc<Worker>, io: TcpStream, port: Port, load: Load) {
 /// Takes no new work on one side, and waits for what is under way as long as its class permits.
 async fn drain(worker: &Rc<Worker>, side: Side, deadlines: DrainDeadlines) {
     let state = worker.side(side);
-    let of_side = |subject: &Subject| subject.inbound.is_some() == (side == Side::Inbound);
+    let of_side = |subject: &Subject| subject.inbound.get().is_some() == (side == Side::Inbound);
     state.accepting.cancel();
     state.drain.drain();
     if tokio::time::timeout(deadlines.requests, state.connections.join()).await.is_ok() {
