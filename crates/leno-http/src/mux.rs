@@ -98,7 +98,7 @@ pub struct Accepted<T> {
     pub is_ended: bool,
 }
 
-/// The last id; the connection is replaced long before by its age.
+/// The last id; a connection that has had it is replaced.
 const MAX_ID: u32 = i32::MAX as u32;
 /// One end of one connection. Bytes go in by [`Engine::receive`] and out by [`Engine::produce`]; time is an argument.
 pub struct Engine<W: Wire> {
@@ -207,7 +207,7 @@ impl<W: Wire> Engine<W> {
 
     /// Whether no more streams are opened.
     pub fn is_draining(&self) -> bool {
-        self.is_draining || self.failed.is_some()
+        self.is_draining || self.failed.is_some() || (self.side == Side::Origination && self.newest_id >= MAX_ID - 1)
     }
 
     /// Whether nothing is left to do before closing.
@@ -256,7 +256,7 @@ impl<W: Wire> Engine<W> {
         let refused = |detail| Err(StreamError::unprocessed(Reason::RefusedStream, detail));
         match &self.peer {
             None => refused("the connection is not ready"),
-            Some(_) if self.is_draining || self.newest_id >= MAX_ID - 1 => refused("the connection is draining"),
+            Some(_) if self.is_draining() => refused("the connection is draining"),
             Some(peer) if self.open >= peer.max_streams.min(MAX_STREAMS) => {
                 refused("the connection is at its stream limit")
             }
@@ -479,7 +479,7 @@ impl<W: Wire> Engine<W> {
 
     /// Takes no new streams and tells the peer; those that cross the message are still served.
     pub fn drain(&mut self, reason: Reason, now: Duration) {
-        if self.is_draining() {
+        if self.is_draining || self.failed.is_some() {
             return;
         }
         self.is_draining = true;

@@ -168,17 +168,14 @@ impl<W: Wire> Engine<W> {
         self.newest_id = id;
         if self.is_draining && self.is_farewell_heard {
             if W::SAYS_LAST {
-                self.put_reset(id, Reason::RefusedStream, true, "the connection is draining");
+                self.refuse(id, is_end, "the connection is draining");
                 return Ok(());
             }
             return protocol_error("a stream opened after GOAWAY was acknowledged");
         }
         // Streams that are over for the peer while their handlers still end are few, unless somebody makes them so.
         if self.open >= self.max_streams || self.streams.len() >= 2 * MAX_STREAMS as usize {
-            if !is_end {
-                self.late = self.late.saturating_add(u64::from(STREAM_WINDOW) + LATE_FRAMES);
-            }
-            self.put_reset(id, Reason::RefusedStream, true, "too many streams");
+            self.refuse(id, is_end, "too many streams");
             return Ok(());
         }
         let (key, stream) = self.insert(id);
@@ -186,6 +183,14 @@ impl<W: Wire> Engine<W> {
         stream.receiving = if is_end { Receiving::Ended } else { Receiving::Open };
         self.accepted.push_back(Accepted { key, head: head(), is_ended: is_end });
         Ok(())
+    }
+
+    /// Breaks off a stream that was not begun.
+    fn refuse(&mut self, id: u32, is_end: bool, detail: &str) {
+        if !is_end {
+            self.late = self.late.saturating_add(u64::from(STREAM_WINDOW) + LATE_FRAMES);
+        }
+        self.put_reset(id, Reason::RefusedStream, true, detail);
     }
 
     /// A 1xx head. `length` is that of its frame.

@@ -188,6 +188,9 @@ fn a_drain_is_told_twice_and_serves_what_crosses_it() {
     assert!(pair.client.is_draining() && pair.client.failure().is_none() && crossing.is_ok());
     exchange(&mut pair);
     assert!(!pair.server.is_drained());
+    // One that comes all the same is refused, with its data, and the others are none the worse.
+    let late = [raw(HEADERS, END_HEADERS, 5, &block(REQUEST)), raw(DATA, 1, 5, &[0; 10_000])].concat();
+    pair.server.receive(&late, NOW).unwrap();
     for stream in [first, second] {
         answer(&mut pair.server, stream.key, &ResponseHead::new(204), true);
         pair.server.release(stream.key);
