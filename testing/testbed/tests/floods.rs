@@ -101,6 +101,7 @@ fn heads(outcome: &wire::Flooded) -> u32 {
     outcome.frames.get(&kind::HEADERS).copied().unwrap_or_default()
 }
 
+const BIG: &str = "http://127.0.0.1:9080/big";
 /// Streams of the slow reader: as many as a connection may have.
 const SLOW: u32 = 1_000;
 /// 64 KiB of each stream wait in its send buffer at the near proxy, and what all hops of a worker hold for slow readers is 64 MiB
@@ -131,6 +132,9 @@ fn a_reader_without_windows_holds_a_bounded_amount() {
             heads += u32::from(kind == kind::HEADERS);
             assert_ne!(kind, kind::DATA, "there is no window");
         }
+        // What is held for it is all that may be held: some of it is let go, so that others are served.
+        let other = s.three().curl(&["-s", "-m", "60", "-o", "/dev/null", "-w", "%{http_code} %{size_download}", BIG]);
+        assert_eq!(other.stdout, "200 1048576", "{other:?}");
         wire::reset(io);
     });
     scene.wait_for_metric(&scene.near, "leno_requests_active", &[], 0.0);
