@@ -130,6 +130,14 @@ pub struct Engine<W: Wire> {
     growth: Growth,
     /// Streams whose readers took half a window, which is given back with the next bytes that leave.
     credits: Vec<StreamKey>,
+    /// Bytes of the heads of open streams.
+    heads: usize,
+    /// Something was asked or said since the last PING.
+    is_used: bool,
+    /// The lowest id that was said to be the last.
+    last_said: u32,
+    /// Seconds for which an answer that is queued to its end may not move.
+    stall: Option<u32>,
     /// Bytes in inboxes.
     held: usize,
     budget: Rc<Budget>,
@@ -178,6 +186,10 @@ impl<W: Wire> Engine<W> {
             receive_window: CONNECTION_WINDOW,
             growth: Growth::default(),
             credits: Vec::new(),
+            heads: 0,
+            is_used: false,
+            last_said: MAX_ID,
+            stall: None,
             held: 0,
             budget,
             late: 0,
@@ -221,7 +233,17 @@ impl<W: Wire> Engine<W> {
         self.failed.as_ref()
     }
 
-    /// Streams that count against the limit.
+    /// Whether so much waits for a peer which does not read that nothing more is to be taken from it: it would only be answered.
+    pub fn is_backed_up(&self) -> bool {
+        self.side == Side::Termination && self.control.len() >= MAX_QUEUED_HEADS
+    }
+
+    /// How long an answer that is queued to its end may not move before its stream is broken off.
+    pub fn stall_after(&mut self, limit: Duration) {
+        self.stall = Some(u32::try_from(limit.as_secs()).unwrap_or(u32::MAX));
+    }
+
+    /// Open streams.
     pub fn open_streams(&self) -> u32 {
         self.open
     }
@@ -295,10 +317,11 @@ impl<W: Wire> Engine<W> {
         }
         let Some(stream) = self.get(key).filter(|s| s.is_closed()) else { return };
         let was_counted = std::mem::replace(&mut stream.is_counted, false);
-        let (is_released, grown) = (stream.is_released, stream.growth());
+        let (is_released, grown, head_len) = (stream.is_released, stream.growth(), stream.head_len);
         self.open -= u32::from(was_counted);
         if is_released {
             self.streams.remove(key.index);
+            self.heads -= head_len as usize;
             if grown > 0 {
                 self.shrunk(grown);
             }
@@ -491,6 +514,8 @@ impl<W: Wire> Engine<W> {
     }
 
     fn put_goaway(&mut self, last: u32, reason: Reason, detail: &str) {
+        self.last_said = last.min(self.last_said);
+        let last = self.last_said;
         self.wire.put_goaway(&mut self.control, last, reason, detail);
     }
 
@@ -528,6 +553,9 @@ impl<W: Wire> Engine<W> {
 
     /// Looks whether the peer still lives; `now` is the age of the connection. Returns when to look again.
     pub fn tick(&mut self, now: Duration) -> Result<Duration, ProtocolError> {
+        if let Some(limit) = self.stall {
+            self.end_stalled(now, limit);
+        }
         let (after, within) = W::KEEPALIVE;
         if let Some((_, since)) = self.ping {
             // Whatever comes is a sign of life; the answer may wait behind a slow link's worth of it.
@@ -539,6 +567,25 @@ impl<W: Wire> Engine<W> {
             return Ok(now + within);
         }
         Ok(if self.open > 0 { self.heard } else { now } + after)
+    }
+}
+
+impl<W: Wire> Engine<W> {
+    /// Breaks off streams whose answers were queued to their end long ago, and which the peer does not take.
+    fn end_stalled(&mut self, now: Duration, limit: u32) {
+        let now = receive::second(now);
+        let is_stalled = |s: &Stream<W>| {
+            s.sending == Sending::Ending && !s.queue.is_empty() && now.saturating_sub(s.sent_at) >= limit
+        };
+        let stalled: Vec<_> = self
+            .streams
+            .iter()
+            .filter(|(_, s)| is_stalled(s))
+            .map(|(index, s)| StreamKey { index, id: s.id })
+            .collect();
+        for key in stalled {
+            self.reset(key, Reason::DownstreamReset, false, "the peer took no more of the answer");
+        }
     }
 }
 

@@ -357,11 +357,11 @@ impl Lease {
         match self.pump.take() {
             // In a tunnel the caller's direction ends on its own.
             Some(pump) if self.is_tunnel && is_whole => pump.detach(),
-            Some(pump) if !pump.is_whole() => {
+            // What the server did not take of the request before it had answered, it does not want.
+            pump => {
                 drop(pump);
                 self.connection.shared.with(|e| e.reset(self.key, Reason::DownstreamReset, false, ""));
             }
-            _ => {}
         }
     }
 }

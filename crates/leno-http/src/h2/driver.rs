@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use leno_model::Reason;
@@ -27,7 +27,7 @@ use tokio::time::{Instant, Sleep};
 use super::wire::Http2Wire;
 use crate::crew::Crew;
 use crate::head::RequestHead;
-use crate::mux::limits::{Budget, RELIEVE_EVERY};
+use crate::mux::limits::{Budget, RELIEVE_EVERY, WakerSlot};
 use crate::mux::{self, Engine, Fault, ProtocolError, Side};
 use crate::raw;
 use crate::refusal::{Refusal, StreamError};
@@ -64,7 +64,7 @@ pub(super) struct Shared {
     engine: RefCell<Engine<Http2Wire>>,
     started: Instant,
     is_dirty: Cell<bool>,
-    driver: RefCell<Option<Waker>>,
+    driver: Rc<WakerSlot>,
     /// Ready or failed.
     changed: Notify,
 }
@@ -125,6 +125,8 @@ pub(super) struct Limits {
     pub greeting: Duration,
     /// Without streams.
     pub idle: Duration,
+    /// For which the peer may take nothing of an answer.
+    pub write: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +150,8 @@ pub(super) struct Driver {
     is_ready: bool,
     /// Stepped back behind the other tasks of this turn already.
     is_armed: bool,
+    /// Not read, because the peer does not read.
+    is_held_back: bool,
     /// The newest stream at the last look, and since when nothing has happened.
     idle: (u32, Instant),
     outcome: Result<(), ProtocolError>,
@@ -160,11 +164,17 @@ impl Driver {
         let _ = io.set_nodelay(true);
         let _ = socket2::SockRef::from(&io).set_tcp_notsent_lowat(UNSENT);
         let budget = WORKER.with(|(budget, _)| Rc::clone(budget));
+        let driver = Rc::<WakerSlot>::default();
+        budget.enter(&driver);
+        let mut engine = Engine::with_wire(side, budget, Http2Wire::new(side, max_streams));
+        if let Some(limits) = limits {
+            engine.stall_after(limits.write);
+        }
         let shared = Rc::new(Shared {
-            engine: RefCell::new(Engine::with_wire(side, budget, Http2Wire::new(side, max_streams))),
+            engine: RefCell::new(engine),
             started: Instant::now(),
             is_dirty: Cell::new(true),
-            driver: RefCell::new(None),
+            driver,
             changed: Notify::new(),
         });
         Self {
@@ -177,6 +187,7 @@ impl Driver {
             phase: Phase::Open,
             is_ready: false,
             is_armed: false,
+            is_held_back: false,
             idle: (0, Instant::now()),
             outcome: Ok(()),
         }
@@ -232,6 +243,10 @@ impl Driver {
     /// Reads what there is. An error means that the connection is over.
     fn poll_read(&mut self, cx: &mut Context<'_>, accept: &mut impl FnMut(Accepted)) -> Result<(), ()> {
         for _ in 0..ROUNDS {
+            if self.phase == Phase::Open && self.shared.with_quietly(|e| e.is_backed_up()) {
+                self.is_held_back = true;
+                return Ok(());
+            }
             match self.io.poll_read_ready(cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(())) => {}
@@ -324,6 +339,10 @@ impl Driver {
             }
         }
         self.is_armed = false;
+        if self.is_held_back && !self.shared.with_quietly(|e| e.is_backed_up()) {
+            self.is_held_back = false;
+            cx.waker().wake_by_ref();
+        }
         self.finish_closing(cx)
     }
 
@@ -387,6 +406,9 @@ impl Driver {
         // A client's connection is its owner's to end.
         let Some(limits) = self.limits else {
             self.timer = None;
+            if self.shared.with_quietly(|e| e.wants_relief()) {
+                self.relieve_soon();
+            }
             return Ok(());
         };
         if !self.is_ready {

@@ -248,6 +248,11 @@ fn trimmed(value: &[u8]) -> &[u8] {
     }
 }
 
+/// About how many bytes a head holds.
+pub fn size(head: &RequestHead) -> usize {
+    head.target.len() + head.authority.len() + head.fields.wire_len()
+}
+
 /// Reads a request's head. The inner error is answered, the outer one ends the connection.
 pub fn read_request(
     decoder: &mut Decoder,

@@ -42,7 +42,7 @@ where
     H: Fn(Request) -> F + 'static,
     F: Future<Output = Result<Response, Refusal>> + 'static,
 {
-    let limits = Limits { greeting: settings.head_timeout, idle: settings.idle_timeout };
+    let limits = Limits { greeting: settings.head_timeout, idle: settings.idle_timeout, write: settings.write_timeout };
     let driver = Driver::new(Side::Termination, io, Some(limits), settings.max_streams);
     let shared = driver.shared();
     let (handler, running, crew) = (Rc::new(handler), Rc::new(Running::default()), crew());

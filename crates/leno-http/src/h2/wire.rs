@@ -189,7 +189,7 @@ impl Wire for Http2Wire {
             SETTINGS => on_settings(engine, frame, now),
             PUSH_PROMISE => protocol_error("PUSH_PROMISE, which is not enabled"),
             PING => on_ping(engine, frame, now),
-            GOAWAY => on_goaway(engine, frame),
+            GOAWAY => on_goaway(engine, frame, now),
             WINDOW_UPDATE => match four(frame.payload)? & i32::MAX as u32 {
                 0 => protocol_error("a WINDOW_UPDATE by nothing"),
                 more => engine.on_window(frame.stream, more),
@@ -353,15 +353,16 @@ fn on_block(engine: &mut Engine<Http2Wire>, id: u32, flags: u8, block: &[u8]) ->
     match message {
         Message::Request => {
             let head = head::read_request(decoder, block, is_end)?;
-            engine.on_request(id, is_end, || head)
+            let length = head.as_ref().map_or(0, head::size);
+            engine.on_request(id, is_end, length, || head)
         }
         Message::Response => match head::read_response(decoder, block, is_end)? {
-            Ok(head) if head.is_interim() => engine.on_interim(id, block.len(), || head),
-            Ok(head) => engine.on_head(id, is_end, block.len(), || head),
+            Ok(head) if head.is_interim() => engine.on_interim(id, || head),
+            Ok(head) => engine.on_head(id, is_end, || head),
             Err(rule) => engine.on_malformed(id, rule),
         },
         Message::Trailers => match head::read_trailers(decoder, block)? {
-            Ok(trailers) if is_end => engine.on_trailers(id, block.len(), || trailers),
+            Ok(trailers) if is_end => engine.on_trailers(id, || trailers),
             Ok(_) => engine.on_malformed(id, "trailers that do not end the stream"),
             Err(rule) => engine.on_malformed(id, rule),
         },
@@ -371,7 +372,11 @@ fn on_block(engine: &mut Engine<Http2Wire>, id: u32, flags: u8, block: &[u8]) ->
 fn on_settings(engine: &mut Engine<Http2Wire>, frame: &Frame<'_>, now: Duration) -> Result<(), ProtocolError> {
     if frame.has(ACK) {
         let is_fine = frame.payload.is_empty();
-        return if is_fine { Ok(()) } else { broken(Fault::FrameSize, "an acknowledgement of SETTINGS with bytes") };
+        return if is_fine {
+            engine.keep_calm(now, "too many SETTINGS")
+        } else {
+            broken(Fault::FrameSize, "an acknowledgement of SETTINGS with bytes")
+        };
     }
     engine.keep_calm(now, "too many SETTINGS")?;
     let before = engine.peer_limits();
@@ -413,7 +418,8 @@ fn on_ping(engine: &mut Engine<Http2Wire>, frame: &Frame<'_>, now: Duration) -> 
     if engine.on_pong(opaque) { Ok(()) } else { engine.keep_calm(now, "too many answers to no PING") }
 }
 
-fn on_goaway(engine: &mut Engine<Http2Wire>, frame: &Frame<'_>) -> Result<(), ProtocolError> {
+fn on_goaway(engine: &mut Engine<Http2Wire>, frame: &Frame<'_>, now: Duration) -> Result<(), ProtocolError> {
+    engine.keep_calm(now, "too many GOAWAYs")?;
     let Some((&[l0, l1, l2, l3, c0, c1, c2, c3], detail)) = frame.payload.split_first_chunk::<8>() else {
         return broken(Fault::FrameSize, "a GOAWAY of less than 8 bytes");
     };

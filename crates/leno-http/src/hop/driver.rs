@@ -17,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,7 +33,7 @@ use tokio::time::{Instant, Sleep};
 use super::Engine;
 use super::registry::{Peer, Registry};
 use super::{HopError, HopSettings};
-use crate::mux::limits::RELIEVE_EVERY;
+use crate::mux::limits::{RELIEVE_EVERY, WakerSlot};
 use crate::mux::{Accepted, Side};
 use crate::raw;
 use crate::refusal::StreamError;
@@ -100,7 +100,7 @@ pub(crate) struct Shared {
     started: Instant,
     clock: SystemClock,
     is_dirty: Cell<bool>,
-    driver: RefCell<Option<Waker>>,
+    driver: Rc<WakerSlot>,
     /// Unix second after which one of the leaves is no longer valid.
     expires: Cell<u64>,
     is_closed: Cell<bool>,
@@ -118,6 +118,8 @@ impl Shared {
         registry: Rc<Registry>,
         settings: &HopSettings,
     ) -> Rc<Self> {
+        let driver = Rc::<WakerSlot>::default();
+        registry.budget().enter(&driver);
         let engine = Engine::new(side, registry.budget());
         let shared = Rc::new(Self {
             side,
@@ -127,7 +129,7 @@ impl Shared {
             started: Instant::now(),
             clock: SystemClock::new(),
             is_dirty: Cell::new(true),
-            driver: RefCell::new(None),
+            driver,
             expires: Cell::new(settings.local_not_after.unwrap_or(u64::MAX)),
             is_closed: Cell::new(false),
             is_peer_refused: Cell::new(false),
@@ -274,6 +276,8 @@ pub(crate) struct Driver {
     is_ready: bool,
     /// Stepped back behind the other tasks of this turn already.
     is_armed: bool,
+    /// Not read, because the peer does not read.
+    is_held_back: bool,
     /// The newest stream at the last look, and since when nothing has happened.
     idle: (u32, Instant),
     outcome: Result<(), HopError>,
@@ -308,6 +312,7 @@ impl Driver {
             phase: Phase::Open,
             is_ready: false,
             is_armed: false,
+            is_held_back: false,
             idle,
             outcome: Ok(()),
         }
@@ -361,6 +366,10 @@ impl Driver {
     /// Reads what there is. An error means that the connection is over.
     fn poll_read(&mut self, cx: &mut Context<'_>, accept: &mut impl FnMut(Accepted<Bytes>)) -> Result<(), ()> {
         for _ in 0..ROUNDS {
+            if self.phase == Phase::Open && self.shared.with_quietly(|e| e.is_backed_up()) {
+                self.is_held_back = true;
+                return Ok(());
+            }
             let Poll::Ready(read) = self.poll_feed(cx) else { return Ok(()) };
             while self.shared.with_quietly(|e| e.has_accepted()) {
                 if let Some(accepted) = self.shared.with(Engine::next_accepted) {
@@ -452,6 +461,10 @@ impl Driver {
             }
         }
         self.is_armed = false;
+        if self.is_held_back && !self.shared.with_quietly(|e| e.is_backed_up()) {
+            self.is_held_back = false;
+            cx.waker().wake_by_ref();
+        }
         self.finish_closing(cx)
     }
 

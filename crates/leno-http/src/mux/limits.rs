@@ -1,6 +1,8 @@
-//! What bounds a hop: windows, queues, and how much nonsense a peer may send before it is cut off.
+//! What bounds a connection of many streams: windows, queues, and how much nonsense a peer may send before it is cut off.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::task::Waker;
 use std::time::Duration;
 
 /// Bytes that a peer may send on one stream ahead of its reader (DESIGN section 6).
@@ -37,6 +39,8 @@ pub const WORKER_GROWTH: usize = WORKER_BUDGET / 2;
 pub const MAX_OWED: usize = 256 * 1024;
 /// Bytes of heads that may wait for a peer that does not read them before no more streams are opened.
 pub const MAX_QUEUED_HEADS: usize = 1024 * 1024;
+/// Bytes of the heads of a connection's open streams. A head of HTTP/2 may be much larger than what it takes on the wire.
+pub const MAX_HEADS: usize = 8 * 1024 * 1024;
 /// What may cross a RESET or STOP besides the DATA that the stream's window lets pass: some frames that count 1 each.
 pub const LATE_FRAMES: u64 = 64;
 /// Silence with streams open after which the peer is asked for a sign of life.
@@ -54,7 +58,7 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// PING, empty DATA and unknown frames: a well-behaved peer sends a few in a minute.
+    /// PING that asks about nothing, empty DATA, unknown frames and their like: a well-behaved peer sends a few in a minute.
     pub const CALM: Self = Self::new(1000, 100);
     /// So many at once, and so many more in a second.
     pub(crate) const fn new(burst: u32, per_second: u32) -> Self {
@@ -63,11 +67,13 @@ impl Tolerance {
 
     /// Takes one; `false` if there is none left. `now` is the age of the connection.
     pub fn take(&mut self, now: Duration) -> bool {
-        let passed = now.saturating_sub(self.refilled).as_millis();
-        let earned = passed.saturating_mul(u128::from(self.per_second)) / 1000;
+        let passed = now.saturating_sub(self.refilled).as_micros();
+        let earned = passed.saturating_mul(u128::from(self.per_second)) / 1_000_000;
         if earned > 0 {
             self.left = self.burst.min(self.left.saturating_add(u32::try_from(earned).unwrap_or(u32::MAX)));
-            self.refilled = now;
+            // What was not enough for one more counts for the next.
+            let rest = passed - earned.saturating_mul(1_000_000) / u128::from(self.per_second);
+            self.refilled = now.saturating_sub(Duration::from_micros(u64::try_from(rest).unwrap_or(0)));
         }
         match self.left.checked_sub(1) {
             Some(left) => {
@@ -84,7 +90,12 @@ impl Tolerance {
 pub struct Budget {
     held: Cell<usize>,
     granted: Cell<usize>,
+    /// The drivers of the worker's connections, to be woken when all that may be held is held.
+    drivers: RefCell<Vec<Weak<WakerSlot>>>,
 }
+
+/// Where a driver leaves whom to wake.
+pub(crate) type WakerSlot = RefCell<Option<Waker>>;
 
 impl Budget {
     /// Bytes held.
@@ -114,8 +125,26 @@ impl Budget {
         self.granted.set(self.granted.get().saturating_sub(bytes));
     }
 
+    /// Enters a driver.
+    pub(crate) fn enter(&self, driver: &Rc<WakerSlot>) {
+        let mut drivers = self.drivers.borrow_mut();
+        if drivers.len() == drivers.capacity() {
+            drivers.retain(|driver| driver.strong_count() > 0);
+        }
+        drivers.push(Rc::downgrade(driver));
+    }
+
     pub(super) fn add(&self, bytes: usize) {
-        self.held.set(self.held.get() + bytes);
+        let before = self.held.get();
+        self.held.set(before + bytes);
+        if before < WORKER_BUDGET && before + bytes >= WORKER_BUDGET {
+            // Those that hold it may have nothing else to do than to hold it.
+            for driver in self.drivers.borrow().iter().filter_map(Weak::upgrade) {
+                if let Some(waker) = &*driver.borrow() {
+                    waker.wake_by_ref();
+                }
+            }
+        }
     }
 
     pub(super) fn sub(&self, bytes: usize) {
@@ -132,6 +161,9 @@ mod tests {
         let mut calm = Tolerance::CALM;
         assert_eq!((0..2000).filter(|_| calm.take(Duration::ZERO)).count(), 1000);
         assert!(!calm.take(Duration::from_millis(9)));
+        let mut often = Tolerance { left: 0, ..Tolerance::CALM };
+        let taken = (0..10_000).filter(|n| often.take(Duration::from_micros(n * 100))).count();
+        assert!((98..=100).contains(&taken), "{taken} in a second");
         assert!(calm.take(Duration::from_millis(19)) && !calm.take(Duration::from_millis(19)));
         assert_eq!((0..2000).filter(|_| calm.take(Duration::from_secs(1000))).count(), 1000);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use leno_model::Reason;
 
 use super::frame::{self, DATA, END};
-use super::limits::{LATE_FRAMES, MAX_OWED, MAX_STREAMS, STREAM_WINDOW};
+use super::limits::{LATE_FRAMES, MAX_HEADS, MAX_OWED, MAX_STREAMS, STREAM_WINDOW};
 use super::stream::{Receiving, Sending, wake};
 use super::wire::{Fault, PeerLimits, ProtocolError, Wire, broken, protocol_error};
 use super::{Accepted, Engine, Side, StreamKey};
@@ -129,24 +129,24 @@ impl<W: Wire> Engine<W> {
 
     /// A head or trailers that break a rule: the stream is broken off for it.
     pub(crate) fn on_malformed(&mut self, id: u32, rule: &str) -> Result<(), ProtocolError> {
-        if let Some(key) = self.stream_of(id)? {
-            self.reset(key, self.side.broken(), false, rule);
+        match self.stream_of(id)? {
+            Some(key) => self.reset(key, self.side.broken(), false, rule),
+            None => self.late(1)?,
         }
         Ok(())
     }
 
-    /// The head of a response. `length` is that of its frame.
+    /// The head of a response.
     pub(crate) fn on_head(
         &mut self,
         id: u32,
         is_end: bool,
-        length: usize,
         head: impl FnOnce() -> W::Response,
     ) -> Result<(), ProtocolError> {
-        let Some(key) = self.stream_of(id)? else { return self.late(length) };
+        let Some(key) = self.stream_of(id)? else { return self.late(1) };
         let Some(stream) = self.get(key) else { return Ok(()) };
         if stream.is_reset || stream.receiving != Receiving::Idle {
-            return if stream.is_reset { self.late(length) } else { protocol_error("a second head on a stream") };
+            return if stream.is_reset { self.late(1) } else { protocol_error("a second head on a stream") };
         }
         stream.head = Some(head());
         stream.receiving = if is_end { Receiving::Ended } else { Receiving::Open };
@@ -155,11 +155,12 @@ impl<W: Wire> Engine<W> {
         Ok(())
     }
 
-    /// A new stream.
+    /// A new stream. `length` is that of its head, decoded.
     pub(crate) fn on_request(
         &mut self,
         id: u32,
         is_end: bool,
+        length: usize,
         head: impl FnOnce() -> W::Request,
     ) -> Result<(), ProtocolError> {
         if id.is_multiple_of(2) || id <= self.newest_id || id > i32::MAX as u32 {
@@ -176,9 +177,18 @@ impl<W: Wire> Engine<W> {
         // Streams that are over for the peer while their handlers still end are few, unless somebody makes them so.
         if self.open >= self.max_streams || self.streams.len() >= 2 * MAX_STREAMS as usize {
             self.refuse(id, is_end, "too many streams");
+            // A peer that counts does not do this.
+            let (now, what) = (self.now, "too many streams beyond the limit");
+            return if self.resets.take(now) { Ok(()) } else { broken(Fault::Calm, what) };
+        }
+        if self.heads + length > MAX_HEADS {
+            self.refuse(id, is_end, "the heads of the open streams are too large");
             return Ok(());
         }
+        self.heads += length;
+        self.is_used = true;
         let (key, stream) = self.insert(id);
+        stream.head_len = u32::try_from(length).expect("a head is bounded");
         stream.sending = Sending::Open;
         stream.receiving = if is_end { Receiving::Ended } else { Receiving::Open };
         self.accepted.push_back(Accepted { key, head: head(), is_ended: is_end });
@@ -193,20 +203,15 @@ impl<W: Wire> Engine<W> {
         self.put_reset(id, Reason::RefusedStream, true, detail);
     }
 
-    /// A 1xx head. `length` is that of its frame.
-    pub(crate) fn on_interim(
-        &mut self,
-        id: u32,
-        length: usize,
-        head: impl FnOnce() -> W::Response,
-    ) -> Result<(), ProtocolError> {
+    /// A 1xx head.
+    pub(crate) fn on_interim(&mut self, id: u32, head: impl FnOnce() -> W::Response) -> Result<(), ProtocolError> {
         if self.side == Side::Termination {
             return protocol_error("an interim head from the origination");
         }
-        let Some(key) = self.stream_of(id)? else { return self.late(length) };
+        let Some(key) = self.stream_of(id)? else { return self.late(1) };
         let Some(stream) = self.get(key) else { return Ok(()) };
         if stream.is_reset {
-            return self.late(length);
+            return self.late(1);
         }
         if stream.receiving != Receiving::Idle {
             return protocol_error("an interim head after the final one");
@@ -267,6 +272,7 @@ impl<W: Wire> Engine<W> {
         }
         wake(&mut stream.reader);
         if is_kept {
+            self.is_used = true;
             self.held += payload.len();
             self.budget.add(payload.len());
         }
@@ -279,17 +285,12 @@ impl<W: Wire> Engine<W> {
         Ok(())
     }
 
-    /// Trailers, which end the peer's direction. `length` is that of their frame.
-    pub(crate) fn on_trailers(
-        &mut self,
-        id: u32,
-        length: usize,
-        trailers: impl FnOnce() -> W::Trailers,
-    ) -> Result<(), ProtocolError> {
-        let Some(key) = self.stream_of(id)? else { return self.late(length) };
+    /// Trailers, which end the peer's direction.
+    pub(crate) fn on_trailers(&mut self, id: u32, trailers: impl FnOnce() -> W::Trailers) -> Result<(), ProtocolError> {
+        let Some(key) = self.stream_of(id)? else { return self.late(1) };
         let Some(stream) = self.get(key) else { return Ok(()) };
         if stream.is_reset {
-            return self.late(length);
+            return self.late(1);
         }
         if stream.receiving != Receiving::Open {
             return protocol_error(format!("trailers on stream {id} before its head or after its end"));
@@ -310,10 +311,12 @@ impl<W: Wire> Engine<W> {
         now: Duration,
         error: impl FnOnce(Side) -> StreamError,
     ) -> Result<(), ProtocolError> {
-        if self.side == Side::Termination && !self.resets.take(now) {
+        let Some(key) = self.stream_of(id)? else { return Ok(()) };
+        // What was answered was worth its while, whether or not the peer takes all of it.
+        let is_vain = self.side == Side::Termination && self.get(key).is_some_and(|s| !s.is_reset && !s.is_answered);
+        if is_vain && !self.resets.take(now) {
             return broken(Fault::Calm, "too many streams reset");
         }
-        let Some(key) = self.stream_of(id)? else { return Ok(()) };
         self.kill(key, error(self.side));
         Ok(())
     }
@@ -340,7 +343,10 @@ impl<W: Wire> Engine<W> {
 
     /// Answers a ping.
     pub(crate) fn on_ping(&mut self, opaque: [u8; 8], now: Duration) -> Result<(), ProtocolError> {
-        self.keep_calm(now, "too many PINGs")?;
+        // Some ask for one with each round trip of data, to learn how long it takes.
+        if !std::mem::replace(&mut self.is_used, false) {
+            self.keep_calm(now, "too many PINGs")?;
+        }
         self.answer(|out| W::put_ping(out, true, opaque));
         Ok(())
     }

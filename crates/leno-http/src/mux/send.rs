@@ -8,6 +8,7 @@ use bytes::Bytes;
 use leno_model::Reason;
 
 use super::frame::{self, DATA, END, MAX_DATA};
+use super::receive::second;
 use super::stream::{Sending, Stream, Tail, remember};
 use super::wire::{HeadKind, Wire};
 use super::{Engine, StreamKey};
@@ -55,6 +56,7 @@ impl<W: Wire> Engine<W> {
             return Err(error);
         }
         self.wire.end_head(&mut self.control, at);
+        self.is_used = true;
         Ok(())
     }
 
@@ -69,6 +71,9 @@ impl<W: Wire> Engine<W> {
             return Ok(());
         }
         self.put_head(HeadKind::Final, key.id, is_end, write)?;
+        if let Some(stream) = self.get(key) {
+            stream.is_answered = true;
+        }
         if is_end && let Some(stream) = self.get(key) {
             stream.sending = Sending::Ended;
             self.settle(key);
@@ -83,6 +88,9 @@ impl<W: Wire> Engine<W> {
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), HeadError>,
     ) -> Result<bool, HeadError> {
         let Some(stream) = self.get(key).filter(|s| s.sending == Sending::Open) else { return Ok(true) };
+        if stream.is_answered {
+            return Ok(true);
+        }
         if stream.infos_sent >= MAX_INTERIM {
             return Ok(false);
         }
@@ -122,8 +130,10 @@ impl<W: Wire> Engine<W> {
 
     /// Ends this direction once the queue is sent.
     pub fn send_end(&mut self, key: StreamKey, trailers: Option<&Fields>) {
+        let now = second(self.now);
         let Some(stream) = self.get(key).filter(|s| s.sending == Sending::Open) else { return };
         stream.sending = Sending::Ending;
+        stream.sent_at = now;
         stream.tail = match trailers {
             None => Tail::End,
             Some(fields) => {
@@ -168,13 +178,15 @@ impl<W: Wire> Engine<W> {
         }
         self.owed = 0;
         self.sent_id = self.newest_id;
-        let limit = out.len() + budget;
+        let (limit, now) = (out.len() + budget, second(self.now));
+        self.is_used |= !self.round.is_empty();
         while out.len() < limit && self.send_window > 0 {
             let Some(key) = self.round.pop_front() else { break };
             let window = self.send_window;
             let Some(stream) = self.get(key) else { continue };
             stream.is_in_round = false;
             let sent = put_slice(stream, window, out);
+            stream.sent_at = now;
             stream.offer_room();
             self.send_window -= sent;
             if self.get(key).is_some_and(|s| s.queue.is_empty()) { self.settle(key) } else { self.join_round(key) }

@@ -78,6 +78,8 @@ pub(super) struct Stream<W: Wire> {
     pub inbox: Chunks,
     /// 1xx heads sent.
     pub infos_sent: u8,
+    /// The final head was sent.
+    pub is_answered: bool,
     /// 100 is one of them.
     pub is_continued: bool,
     pub head: Option<W::Response>,
@@ -92,6 +94,10 @@ pub(super) struct Stream<W: Wire> {
     pub credit: i64,
     /// About to be given back.
     pub is_credited: bool,
+    /// Bytes of the request's head.
+    pub head_len: u32,
+    /// The second in which something was last sent, or in which the end was queued.
+    pub sent_at: u32,
     /// The second in which the reader last took something, or in which there was something to take again.
     pub read_at: u32,
     /// When the window's size was last judged, and what was given back since.
@@ -120,6 +126,7 @@ impl<W: Wire> Stream<W> {
             wants_room: false,
             inbox: Chunks::default(),
             infos_sent: 0,
+            is_answered: false,
             is_continued: false,
             head: None,
             rare: None,
@@ -127,6 +134,8 @@ impl<W: Wire> Stream<W> {
             window: 0,
             credit: 0,
             is_credited: false,
+            head_len: 0,
+            sent_at: 0,
             read_at: 0,
             judged: None,
             taken: 0,
@@ -148,7 +157,9 @@ impl<W: Wire> Stream<W> {
         self.is_in_round = false;
         self.wants_room = false;
         self.infos_sent = 0;
+        self.is_answered = false;
         self.is_continued = false;
+        self.head_len = 0;
         self.receive_window = STREAM_WINDOW;
         self.window = STREAM_WINDOW;
         self.credit = 0;

@@ -438,10 +438,10 @@ fn rules_that_a_peer_can_break() {
         ("second HELLO", hello, "second HELLO"),
         ("INFO from the origination", put_frame(Kind::Info, 0, 1, b"100"), "interim head from"),
         ("STOP from the origination", put_frame(Kind::Stop, 0, 1, b""), "STOP from"),
-        ("PING flood", flood(put_frame(Kind::Ping, 0, 0, &[0; 8]), 1001), "too many PINGs"),
+        ("PING flood", flood(put_frame(Kind::Ping, 0, 0, &[0; 8]), 1002), "too many PINGs"),
         ("empty DATA flood", flood(put_frame(Kind::Data, 0, 1, b""), 1001), "too many empty"),
         ("unknown frames flood", flood(vec![0, 0, 0, 77, 0, 0, 0, 0, 0], 1001), "too many unknown"),
-        ("rapid reset", rapid, "too many streams reset"),
+        ("rapid reset", rapid, "too many streams"),
         ("critical unknown frame", vec![0, 0, 0, 77, frame::CRITICAL, 0, 0, 0, 0], "critical"),
         ("oversize frame", vec![0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1], "over its bound"),
     ] {

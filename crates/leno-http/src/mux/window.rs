@@ -177,15 +177,22 @@ impl<W: Wire> Engine<W> {
         self.growth.probe(now);
     }
 
-    /// Whether the worker holds all that it may, and some of it here: [`Engine::relieve`] is to be called in a while.
+    /// Whether the worker holds all that it may, and some of it here, or did when this connection last wanted to give its peer
+    /// more: [`Engine::relieve`] is to be called in a while.
     pub fn wants_relief(&self) -> bool {
-        self.held > 0 && self.budget.held() >= WORKER_BUDGET
+        let is_starved = self.receive_window <= self.growth.connection_window() / 2;
+        self.held > 0 && (is_starved || self.budget.held() >= WORKER_BUDGET)
     }
 
     /// Breaks off streams whose readers have taken nothing for long, the longest first, until the worker holds a quarter less
     /// than it may. Without it they would stop all others: what they hold is what nobody else can get.
     pub fn relieve(&mut self, now: Duration) {
         self.now = now;
+        // Others may have made room.
+        self.replenish();
+        if self.budget.held() < WORKER_BUDGET {
+            return;
+        }
         let now = second(now);
         let mut unread: Vec<_> = self
             .streams

@@ -1,5 +1,7 @@
 //! Both ends of an HTTP/2 connection in memory: every rule without a socket.
 
+mod peers;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
