@@ -185,6 +185,8 @@ impl Reader {
                 self.expects = Some(value.eq_ignore_ascii_case(b"100-continue"));
                 return;
             }
+            // A crumb of nothing would leave a separator behind.
+            Known::Cookie if value.is_empty() => return,
             Known::Cookie => {
                 if !self.cookies.is_empty() {
                     self.cookies.extend_from_slice(b"; ");
