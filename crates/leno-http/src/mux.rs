@@ -100,6 +100,7 @@ pub struct Accepted<T> {
 
 /// The last id; a connection that has had it is replaced.
 const MAX_ID: u32 = i32::MAX as u32;
+
 /// One end of one connection. Bytes go in by [`Engine::receive`] and out by [`Engine::produce`]; time is an argument.
 pub struct Engine<W: Wire> {
     /// The protocol, and what it keeps of the connection.
@@ -568,9 +569,7 @@ impl<W: Wire> Engine<W> {
         }
         Ok(if self.open > 0 { self.heard } else { now } + after)
     }
-}
 
-impl<W: Wire> Engine<W> {
     /// Breaks off streams whose answers were queued to their end long ago, and which the peer does not take.
     fn end_stalled(&mut self, now: Duration, limit: u32) {
         let now = receive::second(now);
