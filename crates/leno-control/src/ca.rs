@@ -430,6 +430,11 @@ impl Ca {
 
     /// Roots and rotation, for people. `lost` names the registrations without a stream, which a rotation waits for as well.
     pub async fn status(&self, lost: &[String]) -> CaStatus {
+        self.status_beside(lost, &self.stranded().await).await
+    }
+
+    /// The same where it is known already who is stranded, which is a question to the store for each member.
+    pub async fn status_beside(&self, lost: &[String], stranded: &[RefusedMember]) -> CaStatus {
         let (bundle_version, now) = (self.bundle.borrow().version, self.clock.unix_seconds());
         let ((phase, since), roots, issuing) = {
             let authority = self.authority();
@@ -445,7 +450,6 @@ impl Ca {
             RotationPhase::Reissuing => self.on_previous(now).await,
             _ => Vec::new(),
         };
-        let stranded = self.stranded().await;
         if phase != RotationPhase::Idle {
             waiting_for.extend(lost.iter().map(|name| format!("{name} (lost)")));
         }
@@ -461,7 +465,7 @@ impl Ca {
             phase,
             phase_seconds: now.saturating_sub(since),
             waiting_for,
-            cannot_renew: stranded.into_iter().map(|s| s.member).collect(),
+            cannot_renew: stranded.iter().map(|s| s.member.clone()).collect(),
             leaf_ttl_seconds: self.ttl_s,
         }
     }

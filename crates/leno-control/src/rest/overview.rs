@@ -40,8 +40,8 @@ pub(super) async fn overview(State(api): Shared) -> Json<Overview> {
         let (kind, status, reason) = ("Audited".to_owned(), "False".to_owned(), "CannotBeWritten".to_owned());
         ("the audit log".to_owned(), Condition { kind, status, reason, message })
     }));
-    let ca = api.ca.status(&api.registry.lost()).await;
     let mut refused = api.ca.stranded().await;
+    let ca = api.ca.status_beside(&api.registry.lost(), &refused).await;
     // Whoever has no grant is refused for that reason, and told so above.
     let registrations = api.registry.refused();
     refused

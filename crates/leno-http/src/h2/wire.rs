@@ -357,7 +357,7 @@ fn on_block(engine: &mut Engine<Http2Wire>, id: u32, flags: u8, block: &[u8]) ->
             engine.on_request(id, is_end, length, || head)
         }
         Message::Response => match head::read_response(decoder, block, is_end)? {
-            Ok(head) if head.is_interim() => engine.on_interim(id, || head),
+            Ok(head) if head.is_interim() => engine.on_interim(id, head.fields.wire_len(), || head),
             Ok(head) => engine.on_head(id, is_end, || head),
             Err(rule) => engine.on_malformed(id, rule),
         },

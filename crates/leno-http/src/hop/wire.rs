@@ -82,7 +82,7 @@ impl Wire for HopWire {
             Some(Kind::Data) => engine.on_data(id, is_end, frame.payload, 0, now),
             Some(Kind::Head) if engine.side() == Side::Termination => engine.on_request(id, is_end, length, text),
             Some(Kind::Head) => engine.on_head(id, is_end, text),
-            Some(Kind::Info) => engine.on_interim(id, text),
+            Some(Kind::Info) => engine.on_interim(id, length, text),
             Some(Kind::Trailers) => engine.on_trailers(id, text),
             Some(Kind::Reset) => on_reset(engine, frame, now),
             Some(Kind::Window) => match <[u8; 4]>::try_from(frame.payload) {

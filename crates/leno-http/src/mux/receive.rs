@@ -203,11 +203,17 @@ impl<W: Wire> Engine<W> {
         self.put_reset(id, Reason::RefusedStream, true, detail);
     }
 
-    /// A 1xx head.
-    pub(crate) fn on_interim(&mut self, id: u32, head: impl FnOnce() -> W::Response) -> Result<(), ProtocolError> {
+    /// A 1xx head. `length` is how much it holds. It is advice: what would be too much is left out.
+    pub(crate) fn on_interim(
+        &mut self,
+        id: u32,
+        length: usize,
+        head: impl FnOnce() -> W::Response,
+    ) -> Result<(), ProtocolError> {
         if self.side == Side::Termination {
             return protocol_error("an interim head from the origination");
         }
+        let heads = self.heads + length;
         let Some(key) = self.stream_of(id)? else { return self.late(1) };
         let Some(stream) = self.get(key) else { return Ok(()) };
         if stream.is_reset {
@@ -216,10 +222,12 @@ impl<W: Wire> Engine<W> {
         if stream.receiving != Receiving::Idle {
             return protocol_error("an interim head after the final one");
         }
-        let infos = &mut stream.rare().infos;
-        if infos.len() < usize::from(MAX_INTERIM) {
-            infos.push(head());
+        let is_wanted = stream.rare.as_ref().is_none_or(|rare| rare.infos.len() < usize::from(MAX_INTERIM));
+        if is_wanted && heads <= MAX_HEADS {
+            stream.head_len += u32::try_from(length).expect("a head is bounded");
+            stream.rare().infos.push(head());
             wake(&mut stream.reader);
+            self.heads = heads;
         }
         Ok(())
     }

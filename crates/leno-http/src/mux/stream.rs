@@ -94,7 +94,7 @@ pub(super) struct Stream<W: Wire> {
     pub credit: i64,
     /// About to be given back.
     pub is_credited: bool,
-    /// Bytes of the request's head.
+    /// Bytes of the request's head, or of the 1xx heads of its answer.
     pub head_len: u32,
     /// The second in which something was last sent, or in which the end was queued.
     pub sent_at: u32,

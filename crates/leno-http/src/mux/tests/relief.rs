@@ -43,3 +43,38 @@ fn readers_that_do_not_read_make_room_for_those_that_do() {
     assert!((60..=160).contains(&broken), "{broken} of 300 were broken off");
     assert!(pair.client.poll_gone(whole, &cx()).is_pending(), "the longest unread go first");
 }
+
+#[test]
+fn interim_heads_that_nobody_takes_are_bounded() {
+    let mut pair = pair();
+    let streams: Vec<_> = (0..100).map(|_| open(&mut pair, true)).collect();
+    for &(_, theirs) in &streams {
+        for _ in 0..16 {
+            assert!(pair.server.send_info(theirs, text(&"x".repeat(60_000))).unwrap());
+        }
+    }
+    exchange(&mut pair, usize::MAX);
+    let taken = |pair: &mut Pair, ours| {
+        std::iter::from_fn(|| match pair.client.poll_head(ours, &cx()) {
+            Poll::Ready(Ok(HeadPart::Interim(text))) => Some(text.len()),
+            _ => None,
+        })
+        .sum::<usize>()
+    };
+    let held: usize = streams.iter().map(|&(ours, _)| taken(&mut pair, ours)).sum();
+    assert!((limits::MAX_HEADS - 60_000..=limits::MAX_HEADS).contains(&held), "{held}");
+    for (ours, theirs) in streams {
+        pair.server.send_head(theirs, true, text("204")).unwrap();
+        pair.server.release(theirs);
+        exchange(&mut pair, usize::MAX);
+        assert!(
+            matches!(pair.client.poll_head(ours, &cx()), Poll::Ready(Ok(HeadPart::Final(_, true)))),
+            "the answer comes"
+        );
+        pair.client.release(ours);
+    }
+    let (ours, theirs) = open(&mut pair, true);
+    pair.server.send_info(theirs, text("103")).unwrap();
+    exchange(&mut pair, usize::MAX);
+    assert_eq!(taken(&mut pair, ours), 3, "there is room again");
+}
